@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file cluster.h
+ * @brief The ranks of a job and what travels between them: bootstrap, membership, calls, fetches.
+ *
+ * MPI bootstraps, UCX carries. After lode_fabric_create() no call here is an MPI collective, but for
+ * lode_fabric_destroy() among ranks of which none has died.
+ *
+ * Two UCX workers a rank. The *service* worker belongs to a progress thread that answers calls and
+ * fetches of others, also while this rank computes; it sleeps when nothing arrives. The *client*
+ * worker belongs to the caller's thread: its calls and fetches, progressed only inside functions of
+ * this header. Handlers run on the service thread.
+ *
+ * This room knows messages and bytes, not blocks: what a call means and where a record lies is asked
+ * of the handlers.
+ */
+#ifndef LODE_CLUSTER_H
+#define LODE_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/base.h"
+#include "lodemark.pb-c.h"
+
+typedef struct lode_fabric *lode_fabric_h;
+
+/* --------------------------------------------------------------- membership */
+
+typedef struct lode_member {
+    uint64_t node;        /**< stable id of its failure domain: hash of host name, or of LODEMARK_NODE */
+    uint64_t arena_bytes;
+    uint32_t node_index;  /**< 0 … nodes−1 */
+    uint32_t local_rank;  /**< among the ranks that share memory with it */
+    char host[64];
+} lode_member_t;
+
+uint32_t lode_fabric_rank(lode_fabric_h fabric);
+uint32_t lode_fabric_ranks(lode_fabric_h fabric);
+/** (ranks), constant after create. */
+const lode_member_t *lode_fabric_members(lode_fabric_h fabric);
+/** Any thread. False from the first endpoint error on, or once it was declared lost. */
+bool lode_fabric_alive(lode_fabric_h fabric, uint32_t rank);
+uint32_t lode_fabric_alive_count(lode_fabric_h fabric);
+/** Membership number: 1 at the start, one more for each member lost, as this rank knows it. */
+uint32_t lode_fabric_epoch(lode_fabric_h fabric);
+/** Lowest living rank of the job. */
+uint32_t lode_fabric_leader(lode_fabric_h fabric);
+/** Lowest living rank that shares memory with @p rank: the keeper of its node's landmark store. */
+uint32_t lode_fabric_keeper(lode_fabric_h fabric, uint32_t rank);
+/** "one-sided", "batched", "mixed"; and one sentence why. Constant after create. */
+const char *lode_fabric_path(lode_fabric_h fabric, const char **reason);
+
+/* ------------------------------------------------------------------- create */
+
+/** Bytes that a handler wants sent back beside its reply; none here needs one. */
+typedef struct lode_fabric_handlers {
+    /**
+     * Serve one call of rank @p from. payload is borrowed for the call. Fills reply's offset and size;
+     * the status it returns and, on an error, the thread's lode_error_message() go back with it.
+     */
+    lode_status_t (*serve)(void *context, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
+                           Lodemark__Reply *reply);
+    /**
+     * Where a page of this rank's shard lies: lock-free. @return NULL if it holds no such page, or if
+     * the page is smaller than @p record_end bytes.
+     */
+    const uint8_t *(*page)(void *context, uint64_t block, uint32_t layer, uint32_t page, size_t record_end);
+    /** Copy count pieces of bytes each (kernels' gather). */
+    void (*gather)(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes);
+    uint32_t (*crc32c)(uint32_t seed, const void *data, size_t bytes);
+} lode_fabric_handlers_t;
+
+typedef enum lode_path { LODE_PATH_AUTO, LODE_PATH_ONE_SIDED, LODE_PATH_BATCHED } lode_path_t;
+
+typedef struct lode_fabric_params {
+    const char *node;           /**< name of this rank's failure domain; "": the host's */
+    bool rank_is_node;          /**< every rank its own failure domain */
+    size_t arena_bytes;         /**< registered for one-sided reads; huge pages where there are some */
+    lode_path_t path;
+    size_t landing_bytes;       /**< of one landing buffer; there are LODE_LANDINGS of them */
+    size_t reply_bytes;         /**< aim of one reply message */
+    size_t credit_bytes;        /**< most reply bytes asked of one owner and not yet landed */
+    uint32_t fetch_deadline_ms; /**< then the next owner is asked */
+    uint32_t call_deadline_ms;
+    uint32_t spin_us;           /**< how long an idle thread polls before it sleeps */
+    lode_fabric_handlers_t handlers;
+    void *context;              /**< passed to handlers */
+} lode_fabric_params_t;
+
+/**
+ * Bootstrap over MPI_COMM_WORLD (MPI is initialised), exchange addresses, connect, choose paths. Collective.
+ * @p local_status is what the caller's own preparation came to: if it, or anything here, fails on one rank,
+ * every rank returns an error. Handlers may run only after lode_fabric_start().
+ */
+lode_status_t lode_fabric_create(const lode_fabric_params_t *params, lode_status_t local_status, lode_fabric_h *fabric);
+/** Start the service thread. Collective: no rank's calls can arrive before all have started. */
+lode_status_t lode_fabric_start(lode_fabric_h fabric);
+/** Stop the thread, disconnect, free. Collective among the living; waits for nobody once a member is lost. */
+void lode_fabric_destroy(lode_fabric_h *fabric);
+
+/** This rank's arena. */
+void *lode_fabric_arena(lode_fabric_h fabric);
+/** A zero-filled sparse mapping of @p bytes shared by the ranks of this node. Collective over the node. @p fd for fallocate. */
+lode_status_t lode_fabric_shared(lode_fabric_h fabric, size_t bytes, void **base, int *fd);
+/** Whether all ranks pass the same bytes (a geometry). Collective. @p rank: the first that differs from rank 0. */
+lode_status_t lode_fabric_agree(lode_fabric_h fabric, const void *data, size_t bytes, bool *same, uint32_t *rank);
+/** Every rank learns the worst status; message of the failing rank becomes everyone's. Collective. */
+lode_status_t lode_fabric_worst(lode_fabric_h fabric, lode_status_t status);
+
+/* -------------------------------------------------------------------- calls */
+
+/** @p status: the peer's answer, LODE_ERR_PEER_LOST or LODE_ERR_TIMEOUT. reply is borrowed, NULL without an answer. */
+typedef void (*lode_call_done_t)(void *context, uint32_t from, lode_status_t status, const Lodemark__Reply *reply);
+
+/**
+ * Send a call; done is called later, inside a function of this header, exactly once. A call to the own
+ * rank is served at once, under the same rules. call's id and epoch are filled here.
+ * @param payload  borrowed until done
+ * Blocks (progressing) while too many calls are under way; that bounds memory at the peer.
+ */
+lode_status_t lode_fabric_call(lode_fabric_h fabric, uint32_t to, Lodemark__Call *call, const void *payload, size_t bytes,
+                               lode_call_done_t done, void *context);
+/** Progress until no call is under way. */
+void lode_fabric_calls_wait(lode_fabric_h fabric);
+/** Send a call and wait. @p reply_offset and @p reply_size may be NULL. */
+lode_status_t lode_fabric_call_wait(lode_fabric_h fabric, uint32_t to, Lodemark__Call *call, const void *payload,
+                                    size_t bytes, uint64_t *reply_offset, uint32_t *reply_size);
+/** One round of client progress, without waiting. */
+void lode_fabric_progress(lode_fabric_h fabric);
+
+/* -------------------------------------------------------------------- fetch */
+
+/** Landing buffers: while one is attended over, the next fills; the rest stand in for quarantined ones. */
+#define LODE_LANDINGS 4
+
+/** Records of one page and head: the bits of mask, lowest first, land next to each other. */
+typedef struct lode_fetch_item {
+    uint64_t mask;      /**< tokens of the page, not 0 */
+    uint64_t block;
+    uint32_t page;
+    uint16_t head;      /**< index in the page */
+    uint16_t user;      /**< the caller's */
+    uint32_t landing;   /**< byte offset in the landing buffer, a multiple of 8 */
+} lode_fetch_item_t;
+
+/** An owner to ask for an item. */
+typedef struct lode_fetch_source {
+    uint32_t rank;
+    bool has_offset;
+    uint64_t offset; /**< of the page in the owner's arena, for the one-sided path */
+} lode_fetch_source_t;
+
+typedef struct lode_fetch {
+    /* in; borrowed until the fetch has ended */
+    const lode_fetch_item_t *items;
+    uint32_t count;
+    uint32_t layer;
+    uint32_t record_bytes;
+    /** The attempt-th (0, 1, …) owner to ask for an item. @return false when there is none left. */
+    bool (*source)(void *context, const lode_fetch_item_t *item, uint32_t attempt, lode_fetch_source_t *source);
+    /** Whether the landed records of an item are what was asked for. A refusal counts as a failed attempt. */
+    bool (*verify)(void *context, const lode_fetch_item_t *item, const uint8_t *records);
+    void *context;
+    /* out */
+    uint8_t *landing;      /**< where item.landing counts from; yours until the fetch is released */
+    uint64_t bytes;        /**< landed */
+    uint64_t requests;
+    uint32_t retries;
+    uint64_t owners;       /**< bit set of ranks asked, modulo 64 */
+    const lode_fetch_item_t *lost; /**< the first item that nobody could give */
+    void *state;           /**< the fabric's */
+} lode_fetch_t;
+
+/**
+ * Begin a fetch: take a landing buffer and send the requests. At most two fetches are under way at once.
+ * Never allocates after warm-up; keeps what it allocated. count = 0 is legal.
+ * @return LODE_ERR_INVALID (landing too small for the items), LODE_ERR_TIMEOUT (all landing buffers in quarantine).
+ */
+lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch);
+/**
+ * Progress until it has ended. An owner that fails, misses the deadline or does not hold a page is
+ * followed by the item's next source. On an error the landing buffer is released already.
+ * @return LODE_ERR_PAGE_LOST with fetch->lost set, when an item has no source left.
+ */
+lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch);
+/** Give the landing buffer back; it is quarantined while a late one-sided read may still write to it. */
+void lode_fabric_fetch_release(lode_fabric_h fabric, lode_fetch_t *fetch);
+
+/** Bytes of a landing buffer. */
+size_t lode_fabric_landing_bytes(lode_fabric_h fabric);
+
+/** An item on the wire. Little-endian. */
+typedef struct lode_wire_item {
+    uint64_t mask;
+    uint32_t page;
+    uint16_t head;
+    uint16_t block; /**< index into FetchRequest.blocks */
+} lode_wire_item_t;
+
+#endif
