@@ -58,7 +58,7 @@ typedef enum lode_option_type {
     LODE_OPTION_TEXT,
     LODE_OPTION_CHOICE, /**< one of `choices`, separated by '|' */
     LODE_OPTION_COUNT,  /**< whole number, min … max */
-    LODE_OPTION_BYTES,  /**< 4096, 64KiB, 1.5GiB … */
+    LODE_OPTION_BYTES,  /**< 4096, 64KiB, 1.5GiB …; K, KB and KiB all mean 1024 */
     LODE_OPTION_SHARE,  /**< 3.125% or 0.03125, in (0, 1] */
     LODE_OPTION_FLAG    /**< no value on the command line */
 } lode_option_type_t;
@@ -89,7 +89,11 @@ double lode_options_share(const lode_options_t *options, const char *name);
 bool lode_options_flag(const lode_options_t *options, const char *name);
 /** --name value, --name=value and flags; stops at "--" or the first word without "--". @p rest is the index after the last taken. */
 lode_status_t lode_options_parse(lode_options_t *options, int argc, char **argv, int *rest);
-/** Overlay LODEMARK_<NAME> variables. */
+/** Room for the name of any option's variable. */
+#define LODE_VARIABLE_MAX 96
+/** "hot-cache" to "LODEMARK_HOT_CACHE". */
+void lode_option_variable(const char *name, char variable[LODE_VARIABLE_MAX]);
+/** Overlay LODEMARK_<NAME> variables; an empty one counts as not set. */
 lode_status_t lode_options_environment(lode_options_t *options);
 /** One line an option with its default, for --help. */
 void lode_options_help(const lode_option_t *table, FILE *out);
