@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+# What `cmake --install` lays down: library, header, command, pkg-config file, CMake package.
+install(TARGETS lodemark EXPORT lodemark
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(TARGET lodemark_command)
+  install(TARGETS lodemark_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+
+set(package ${CMAKE_INSTALL_LIBDIR}/cmake/lodemark)
+install(EXPORT lodemark NAMESPACE lodemark:: FILE lodemark-config.cmake DESTINATION ${package})
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/lodemark-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/lodemark-config-version.cmake DESTINATION ${package})
+
+# The prefix is worked out from the file's own place, so that an installed tree can be moved.
+file(RELATIVE_PATH pc_to_prefix ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+configure_file(cmake/lodemark.pc.in lodemark.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/lodemark.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
