@@ -17,6 +17,12 @@
 #include "base/base.h"
 #include "kernels/kernels.h"
 
+/**
+ * How long a dropped page's memory is kept before put may reuse it when the arena is full. Longer than any
+ * deadline of a fetch and than any step, so whoever found the page before it was dropped is done with it.
+ */
+#define LODE_SHARD_QUARANTINE_NS UINT64_C(2000000000)
+
 /** Identity of a page in the job. */
 typedef struct lode_page_id {
     uint64_t block;
@@ -36,7 +42,8 @@ static inline size_t lode_page_record(size_t record_bytes, uint32_t head, uint32
 }
 
 /**
- * Encode a page from k, v (tokens, heads, dim) floats, tokens ≤ 64.
+ * Encode a page from k, v (tokens, heads, dim) floats, tokens ≤ 64. A record's tag is
+ * lode_record_tag(id.block, id.layer, head_begin + head, id.page · 64 + token).
  * @param head_begin  number of the first head in the model: tags carry model-wide head numbers
  * @param[out] crc    CRC32C of the whole page
  */
@@ -71,7 +78,7 @@ lode_status_t lode_shard_put(lode_shard_h shard, const lode_ops_t *ops, lode_pag
                              uint32_t size, uint32_t crc, lode_page_ref_t *ref);
 /** Lock-free. @return false if this shard does not hold the page. */
 bool lode_shard_find(lode_shard_h shard, lode_page_id_t id, lode_page_ref_t *ref);
-/** Forget one page (an append that is taken back). */
+/** Forget one page (an append that is taken back). Forgetting what is not held is fine. */
 void lode_shard_drop_page(lode_shard_h shard, lode_page_id_t id);
 /** Forget all pages of a block. */
 void lode_shard_drop_block(lode_shard_h shard, uint64_t block);
@@ -80,6 +87,7 @@ void lode_shard_collect(lode_shard_h shard, uint64_t older_than_ns);
 /** Recompute the checksum of every held page. @return how many do not match. */
 uint64_t lode_shard_scrub(lode_shard_h shard, const lode_ops_t *ops);
 
+/** used_bytes, pages: of held pages; dropped ones that wait to be collected are not among them. */
 typedef struct lode_shard_usage { uint64_t bytes, used_bytes, pages; } lode_shard_usage_t;
 lode_shard_usage_t lode_shard_usage(lode_shard_h shard);
 
@@ -95,7 +103,8 @@ typedef struct lode_place {
  * Owners of a page, best first: rendezvous hashing over nodes weighted by their ranks' memory, then over
  * the ranks of each node. The first k are on k different nodes while there are k nodes with memory; when
  * nodes run out, ranks not yet named follow in the order of their own hashes.
- * So the list of k is the start of the list of k+1, and a rank that leaves moves only its own pages.
+ * So the list of k is the start of the list of k+1, and a rank that leaves (it keeps its place, with
+ * weight 0) moves only its own pages. Every rank of every machine computes the same list.
  *
  * @param places  (ranks); @param ranks ≤ 4096 @param[out] owners (k) rank numbers
  * @return how many were written: min(k, ranks with weight > 0)
