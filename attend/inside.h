@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file inside.h
+ * @brief What the files of attend/ share: the structs behind the public handles.
+ *
+ * cluster.c joins and leaves; serve.c answers other ranks; spread.c sends pages and landmarks out;
+ * tail.c keeps the unsealed tokens; block.c and view.c are the handles; hot.c is the cache of fetched
+ * records; step.c runs a step with choose.c (score, select), plan.c (who has what, in tiles) and
+ * gather.c (attend over a tile).
+ */
+#ifndef LODE_ATTEND_INSIDE_H
+#define LODE_ATTEND_INSIDE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "base/base.h"
+#include "cluster/cluster.h"
+#include "kernels/kernels.h"
+#include "landmarks/landmarks.h"
+#include "shard/shard.h"
+
+/** A growing buffer: keeps what it allocated, so that steps of one size allocate once. 64-byte aligned. */
+typedef struct lode_buffer {
+    void *data;
+    size_t bytes;
+} lode_buffer_t;
+
+/** Make room for @p bytes; the old contents are lost if it has to grow. */
+lode_status_t lode_buffer_reserve(lode_buffer_t *buffer, size_t bytes);
+/** The same, keeping the first @p keep bytes. */
+lode_status_t lode_buffer_extend(lode_buffer_t *buffer, size_t bytes, size_t keep);
+void lode_buffer_free(lode_buffer_t *buffer);
+
+typedef struct lode_step_state lode_step_state_t;
+typedef struct lode_hot lode_hot_t;
+
+struct lode_cluster {
+    lode_geometry_t geometry;
+    uint32_t heads;       /**< KV heads of this rank's range */
+    uint32_t group;       /**< query heads a KV head */
+    uint32_t query_heads; /**< of this rank: heads · group */
+    double *freq;         /**< (D/2) radians a position */
+    const lode_ops_t *ops;
+    lode_fabric_h fabric;
+    lode_shard_h shard;
+    lode_store_h store;
+    void *store_base;
+    size_t store_bytes;
+    int store_fd;
+    pthread_mutex_t store_lock; /**< the keeper's store is written by the service thread and by self-calls */
+    lode_place_t *places;       /**< (ranks) */
+    uint32_t domains;           /**< distinct failure domains */
+    uint32_t replicas;
+    uint64_t blocks_made; /**< by this rank: part of their ids */
+    uint64_t hot_bytes;
+    lode_hot_t *hot[LODE_FORMAT_HIGGS4 + 1]; /**< one a storage format, made with the first view that needs it */
+    lode_step_state_t *step;
+    bool owns_mpi;
+};
+
+/** Unsealed tokens of one layer, as bf16 records [token][head]. */
+typedef struct lode_tail {
+    uint64_t first;  /**< block position of the first token in the tail: a multiple of the page */
+    uint64_t tokens; /**< in the tail; may exceed a page between steps */
+    lode_buffer_t records;
+    float *mean; /**< (heads, D) once fixed, NULL before or if not centred */
+    bool mean_sent;
+} lode_tail_t;
+
+struct lode_block {
+    lode_cluster_h cluster;
+    lode_block_info_t info;
+    uint32_t slot;
+    uint32_t heads;
+    size_t record_bytes;
+    uint32_t references; /**< the caller's handle and every view */
+    bool dropped;        /**< by this rank */
+    bool sealing;        /**< a seal has begun */
+    bool sealed;         /**< by this rank, the writer */
+    lode_tail_t *tails;  /**< (layers) on the writer, NULL on others */
+    /* where the running step put it */
+    uint64_t step_serial;
+    uint32_t step_index;
+};
+
+struct lode_view {
+    lode_cluster_h cluster;
+    lode_block_h *blocks;
+    int64_t *offsets;
+    uint32_t count;
+    int32_t write_block;
+    bool shared_positions;
+    lode_policy_t policy;
+    uint32_t chunk;
+};
+
+/* ------------------------------------------------------------------ serve.c */
+
+lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
+                         Lodemark__Reply *reply);
+const uint8_t *lode_serve_page(void *context, uint64_t block, uint32_t layer, uint32_t page, size_t record_end);
+
+/* ----------------------------------------------------------------- spread.c */
+
+/** A call and its payload, to be sent to every keeper. */
+typedef struct lode_telling {
+    Lodemark__Call call;
+    const void *payload;
+    size_t bytes;
+} lode_telling_t;
+
+/** Send n calls to the keeper of every node and wait; a keeper that dies is followed by its successor. */
+lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings, uint32_t n);
+/** Enter a block in the block tables of all nodes, the leader's first. */
+lode_status_t lode_spread_block(lode_cluster_h cluster, const lode_block_info_t *info);
+/**
+ * Send all full pages of a layer's tail (with @p flush, a part-filled last one too) to owners and keepers, and
+ * shorten the tail. Nobody sees them before lode_spread_publish(). On an error the tail is as it was.
+ */
+lode_status_t lode_spread_tail(lode_block_h block, uint32_t layer, bool flush);
+/** Make all tokens that have left the tail visible on every node. */
+lode_status_t lode_spread_publish(lode_block_h block, uint32_t layer);
+/** Have owners forget the pages of tokens [first, end), which were never published. */
+void lode_spread_take_back(lode_block_h block, uint32_t layer, uint64_t first, uint64_t end);
+/** Tell every living rank that a block is dropped. */
+lode_status_t lode_spread_drop(lode_cluster_h cluster, uint64_t block);
+
+/* ------------------------------------------------------------------- tail.c */
+
+/** Write tokens (checked finite) behind the tail. k, v: (tokens, heads, D). */
+lode_status_t lode_tail_write(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k,
+                              const void *v);
+/** Record of a token of the tail. */
+const uint8_t *lode_tail_record(const struct lode_block *block, uint32_t layer, uint64_t token, uint32_t head);
+/** Fix the mean key of a layer, if the block is centred and has none yet, from its first @p tokens keys. */
+lode_status_t lode_tail_mean(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k);
+/** LODE_ERR_NONFINITE names layer, head and token of the first bad element of x (tokens, heads, D). */
+lode_status_t lode_check_finite(lode_cluster_h cluster, const char *what, uint32_t layer, uint64_t tokens,
+                                uint32_t heads, lode_dtype_t dtype, const void *x);
+static inline size_t lode_dtype_bytes(lode_dtype_t dtype)
+{
+    return dtype == LODE_FP32 ? 4 : 2;
+}
+
+/* ------------------------------------------------------------------ block.c */
+
+void lode_block_release(lode_block_h block);
+/** LODE_ERR_DROPPED if the block is gone, here or by another rank. */
+lode_status_t lode_block_check(const struct lode_block *block);
+/** Whether this rank may append now. */
+lode_status_t lode_block_check_append(lode_block_h block);
+/** Send the full pages that steps have left in a layer's tail on their way; on an error nothing has changed. */
+lode_status_t lode_block_settle(lode_block_h block, uint32_t layer, bool flush);
+/** Tokens in pages that this rank may read. */
+uint64_t lode_block_committed(const struct lode_block *block, uint32_t layer);
+
+/* -------------------------------------------------------------------- hot.c */
+
+lode_status_t lode_hot_create(size_t bytes, size_t record_bytes, lode_hot_t **hot);
+void lode_hot_destroy(lode_hot_t **hot);
+uint64_t lode_hot_capacity(const lode_hot_t *hot);
+/** The cached record, touched as of @p step; NULL if absent. Stays in place while the step runs. */
+const uint8_t *lode_hot_find(lode_hot_t *hot, uint64_t block, uint64_t key, uint64_t step);
+/** Keep a copy, unless all places it could take are in use by this step. */
+void lode_hot_insert(lode_hot_t *hot, uint64_t block, uint64_t key, uint64_t step, const uint8_t *record);
+static inline uint64_t lode_hot_key(uint32_t layer, uint32_t head, uint64_t token)
+{
+    return (uint64_t)layer << 52 | (uint64_t)head << 40 | token;
+}
+
+/* ------------------------------------------------------------------- step.c */
+
+lode_status_t lode_step_state_create(lode_cluster_h cluster, lode_step_state_t **state);
+void lode_step_state_destroy(lode_step_state_t **state);
+
+#endif

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What this rank does for others, on its service thread (and for itself, on the caller's). */
+#include <string.h>
+
+#include "attend/inside.h"
+
+/* Longer than any fetch or step that could still read what was dropped. */
+static const uint64_t DROPPED_KEPT_NS = 10000000000u;
+
+/* Texts and numbers of a message are another process's: check before they are used. */
+static lode_status_t block_info_of(lode_cluster_h cluster, const Lodemark__BlockInfo *in, lode_block_info_t *info)
+{
+    if (!in || !in->id || !in->name || !*in->name || strlen(in->name) > LODE_NAME_MAX ||
+        in->kv_head_begin >= in->kv_head_end || in->kv_head_end > cluster->geometry.kv_heads ||
+        in->format > LODE_FORMAT_HIGGS4)
+        return lode_fail(LODE_ERR_FORMAT, "a message to add a block is malformed");
+    *info = (lode_block_info_t){
+        .id = in->id,
+        .format = (lode_format_t)in->format,
+        .replicas = in->replicas,
+        .kv_head_begin = in->kv_head_begin,
+        .kv_head_end = in->kv_head_end,
+        .landmark = {(lode_landmark_codec_t)in->codec, in->bits, in->chunk, in->centre},
+        .expected_tokens = in->expected_tokens,
+        .writer = in->writer,
+    };
+    strcpy(info->name, in->name);
+    if (!lode_landmark_spec_valid(&info->landmark, cluster->geometry.head_dim))
+        return lode_fail(LODE_ERR_FORMAT, "a message to add block \"%s\" has an unknown kind of landmark", info->name);
+    return LODE_OK;
+}
+
+static lode_status_t serve_block_add(lode_cluster_h cluster, const Lodemark__BlockAdd *message)
+{
+    lode_block_info_t info;
+    uint32_t slot;
+    LODE_TRY(block_info_of(cluster, message->info, &info));
+    lode_store_collect(cluster->store, lode_now_ns() - DROPPED_KEPT_NS);
+    return lode_store_add(cluster->store, &info, &slot);
+}
+
+static lode_status_t serve_landmark_put(lode_cluster_h cluster, const Lodemark__LandmarkPut *message,
+                                        const void *payload, size_t bytes)
+{
+    uint32_t slot, dim = cluster->geometry.head_dim;
+    LODE_TRY(lode_store_find_id(cluster->store, message->block, &slot));
+    const lode_block_info_t *info = lode_store_info(cluster->store, slot);
+    uint32_t heads = info->kv_head_end - info->kv_head_begin;
+    size_t mean_bytes = message->has_mean ? (size_t)heads * dim * sizeof(float) : 0;
+    size_t row_bytes =
+        lode_landmarks_of(&info->landmark, message->tokens) * lode_landmark_row_bytes(&info->landmark, dim);
+    if (message->layer >= cluster->geometry.layers || message->tokens > LODE_PAGE_TOKENS ||
+        message->n_hints > LODE_REPLICAS_MAX || bytes != mean_bytes + heads * row_bytes)
+        return lode_fail(LODE_ERR_FORMAT, "a message with landmarks of block \"%s\" does not fit it", info->name);
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    for (size_t i = 0; i < message->n_hints; i++)
+        hints[i] = (lode_page_hint_t){message->hints[i]->rank, message->hints[i]->size, message->hints[i]->offset};
+    return lode_store_put(cluster->store, message->block, message->layer, message->page, message->tokens,
+                          (const uint8_t *)payload + mean_bytes, message->has_mean ? payload : NULL, hints,
+                          (uint32_t)message->n_hints);
+}
+
+static lode_status_t serve_page_put(lode_cluster_h cluster, const Lodemark__PagePut *message, const void *payload,
+                                    size_t bytes, Lodemark__Reply *reply)
+{
+    lode_page_ref_t ref;
+    lode_page_id_t id = {message->block, message->layer, message->page};
+    if (bytes > UINT32_MAX)
+        return lode_fail(LODE_ERR_FORMAT, "a page of %zu bytes", bytes);
+    LODE_TRY(lode_shard_put(cluster->shard, cluster->ops, id, payload, (uint32_t)bytes, message->crc, &ref));
+    reply->offset = ref.offset;
+    reply->size = ref.size;
+    return LODE_OK;
+}
+
+static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *call, const void *payload, size_t bytes)
+{
+    switch (call->body_case) {
+    case LODEMARK__CALL__BODY_BLOCK_ADD:
+        return serve_block_add(cluster, call->block_add);
+    case LODEMARK__CALL__BODY_LANDMARK_PUT:
+        return serve_landmark_put(cluster, call->landmark_put, payload, bytes);
+    case LODEMARK__CALL__BODY_PUBLISH:
+        return lode_store_publish(cluster->store, call->publish->block, call->publish->layer, call->publish->tokens);
+    case LODEMARK__CALL__BODY_BLOCK_SEAL:
+        return lode_store_seal(cluster->store, call->block_seal->block);
+    case LODEMARK__CALL__BODY_BLOCK_DROP:
+        return lode_store_drop(cluster->store, call->block_drop->block);
+    default:
+        return lode_fail(LODE_ERR_UNSUPPORTED, "a message of kind %d, which this version does not know",
+                         call->body_case);
+    }
+}
+
+lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
+                         Lodemark__Reply *reply)
+{
+    lode_cluster_h cluster = context;
+    (void)from;
+    if (call->body_case == LODEMARK__CALL__BODY_PAGE_PUT)
+        return serve_page_put(cluster, call->page_put, payload, bytes, reply);
+    if (call->body_case == LODEMARK__CALL__BODY_PAGE_DROP) {
+        const Lodemark__PageDrop *drop = call->page_drop;
+        for (uint32_t page = drop->page_begin; page < drop->page_end; page++)
+            lode_shard_drop_page(cluster->shard, (lode_page_id_t){drop->block, drop->layer, page});
+        return LODE_OK;
+    }
+    uint32_t rank = lode_fabric_rank(cluster->fabric);
+    if (call->body_case == LODEMARK__CALL__BODY_BLOCK_DROP) {
+        lode_shard_drop_block(cluster->shard, call->block_drop->block);
+        if (lode_fabric_keeper(cluster->fabric, rank) != rank)
+            return LODE_OK;
+    }
+    pthread_mutex_lock(&cluster->store_lock);
+    lode_status_t status = serve_store(cluster, call, payload, bytes);
+    pthread_mutex_unlock(&cluster->store_lock);
+    return status;
+}
+
+const uint8_t *lode_serve_page(void *context, uint64_t block, uint32_t layer, uint32_t page, size_t record_end)
+{
+    lode_cluster_h cluster = context;
+    lode_page_ref_t ref;
+    if (!lode_shard_find(cluster->shard, (lode_page_id_t){block, layer, page}, &ref) || ref.size < record_end)
+        return NULL;
+    return ref.bytes;
+}

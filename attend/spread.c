@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The way of new tokens out of the tail: pages to their owners, landmarks to every node, then the count. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "attend/inside.h"
+
+/* ------------------------------------------------------- telling the keepers */
+
+/* What became of the calls to one rank: the first failure stands for all. */
+typedef struct outcome {
+    lode_status_t status;
+    char message[256];
+} outcome_t;
+
+static void note_outcome(void *context, uint32_t from, lode_status_t status, const Lodemark__Reply *reply)
+{
+    outcome_t *outcome = context;
+    (void)from;
+    if (status == LODE_OK || outcome->status != LODE_OK)
+        return;
+    outcome->status = status;
+    snprintf(outcome->message, sizeof outcome->message, "%s",
+             reply && reply->message && *reply->message ? reply->message : lode_error_message());
+}
+
+static lode_status_t tell(lode_cluster_h cluster, uint32_t rank, lode_telling_t *tellings, uint32_t n,
+                          outcome_t *outcome)
+{
+    for (uint32_t i = 0; i < n; i++)
+        LODE_TRY(lode_fabric_call(cluster->fabric, rank, &tellings[i].call, tellings[i].payload, tellings[i].bytes,
+                                  note_outcome, outcome));
+    return LODE_OK;
+}
+
+lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings, uint32_t n)
+{
+    uint32_t ranks = lode_fabric_ranks(cluster->fabric);
+    outcome_t outcomes[ranks];
+    bool told[ranks];
+    memset(told, 0, sizeof told);
+    for (;;) {
+        bool again = false;
+        memset(outcomes, 0, sizeof outcomes);
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            if (told[rank] || !lode_fabric_alive(cluster->fabric, rank) ||
+                lode_fabric_keeper(cluster->fabric, rank) != rank)
+                continue;
+            told[rank] = again = true;
+            lode_status_t status = tell(cluster, rank, tellings, n, &outcomes[rank]);
+            if (status != LODE_OK && status != LODE_ERR_PEER_LOST) {
+                lode_fabric_calls_wait(cluster->fabric);
+                return status;
+            }
+        }
+        lode_fabric_calls_wait(cluster->fabric);
+        for (uint32_t rank = 0; rank < ranks; rank++)
+            if (outcomes[rank].status != LODE_OK && outcomes[rank].status != LODE_ERR_PEER_LOST)
+                return lode_fail(outcomes[rank].status, "%s", outcomes[rank].message);
+        if (!again) /* keepers that died were followed by their successors, who were told above */
+            return LODE_OK;
+    }
+}
+
+/* ------------------------------------------------------------------- blocks */
+
+static lode_status_t ask_leader(lode_cluster_h cluster, Lodemark__Call *call)
+{
+    for (;;) {
+        uint32_t leader = lode_fabric_leader(cluster->fabric);
+        lode_status_t status = lode_fabric_call_wait(cluster->fabric, leader, call, NULL, 0, NULL, NULL);
+        if (status != LODE_ERR_PEER_LOST || lode_fabric_alive(cluster->fabric, leader))
+            return status;
+    }
+}
+
+lode_status_t lode_spread_block(lode_cluster_h cluster, const lode_block_info_t *info)
+{
+    Lodemark__BlockInfo out = LODEMARK__BLOCK_INFO__INIT;
+    Lodemark__BlockAdd add = LODEMARK__BLOCK_ADD__INIT;
+    lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
+    char name[LODE_NAME_MAX + 1];
+    strcpy(name, info->name);
+    out.id = info->id;
+    out.name = name;
+    out.format = info->format;
+    out.replicas = info->replicas;
+    out.kv_head_begin = info->kv_head_begin;
+    out.kv_head_end = info->kv_head_end;
+    out.codec = info->landmark.codec;
+    out.bits = info->landmark.bits;
+    out.chunk = info->landmark.chunk;
+    out.centre = info->landmark.centre;
+    out.expected_tokens = info->expected_tokens;
+    out.writer = info->writer;
+    add.info = &out;
+    telling.call.body_case = LODEMARK__CALL__BODY_BLOCK_ADD;
+    telling.call.block_add = &add;
+    LODE_TRY(ask_leader(cluster, &telling.call)); /* it alone decides who gets a name */
+    return lode_tell_keepers(cluster, &telling, 1);
+}
+
+lode_status_t lode_spread_drop(lode_cluster_h cluster, uint64_t block)
+{
+    Lodemark__BlockDrop drop = LODEMARK__BLOCK_DROP__INIT;
+    Lodemark__Call call = LODEMARK__CALL__INIT;
+    outcome_t outcome = {0};
+    drop.block = block;
+    call.body_case = LODEMARK__CALL__BODY_BLOCK_DROP;
+    call.block_drop = &drop;
+    for (uint32_t rank = 0; rank < lode_fabric_ranks(cluster->fabric); rank++) {
+        if (!lode_fabric_alive(cluster->fabric, rank))
+            continue;
+        lode_status_t status = lode_fabric_call(cluster->fabric, rank, &call, NULL, 0, note_outcome, &outcome);
+        if (status != LODE_OK && status != LODE_ERR_PEER_LOST)
+            outcome.status = status;
+    }
+    lode_fabric_calls_wait(cluster->fabric);
+    if (outcome.status != LODE_OK && outcome.status != LODE_ERR_PEER_LOST)
+        return lode_fail(outcome.status, "drop of a block: %s", outcome.message);
+    return LODE_OK;
+}
+
+/* -------------------------------------------------------------------- pages */
+
+/* Pages on their way at once. */
+enum { BATCH = 8 };
+
+typedef struct outgoing {
+    uint32_t page, tokens, crc;
+    uint8_t *bytes;   /* the page */
+    uint8_t *payload; /* mean keys, if they go with it, and landmark rows */
+    size_t payload_bytes;
+    bool has_mean;
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    uint32_t held;      /* owners that have it */
+    uint32_t asked;     /* candidates that were asked */
+    uint32_t under_way; /* owners that were asked and have not answered */
+    outcome_t outcome;
+    Lodemark__PageHint hint_messages[LODE_REPLICAS_MAX];
+    Lodemark__PageHint *hint_list[LODE_REPLICAS_MAX];
+    Lodemark__LandmarkPut landmark_put;
+} outgoing_t;
+
+typedef struct batch {
+    lode_block_h block;
+    uint32_t layer, count;
+    size_t page_bytes;
+    lode_buffer_t pages, payloads, floats;
+    outgoing_t out[BATCH];
+} batch_t;
+
+static void page_answered(void *context, uint32_t from, lode_status_t status, const Lodemark__Reply *reply)
+{
+    outgoing_t *out = context;
+    out->under_way--;
+    if (status == LODE_OK)
+        out->hints[out->held++] = (lode_page_hint_t){from, reply->size, reply->offset};
+    else if (status != LODE_ERR_PEER_LOST)
+        note_outcome(&out->outcome, from, status, reply);
+}
+
+/* Ask candidates, in the order of placement, until k hold the page or are being asked. */
+static lode_status_t ask_owners(batch_t *batch, outgoing_t *out, bool *asked)
+{
+    lode_cluster_h cluster = batch->block->cluster;
+    uint32_t ranks = lode_fabric_ranks(cluster->fabric), candidates[ranks];
+    lode_page_id_t id = {batch->block->info.id, batch->layer, out->page};
+    uint32_t count = lode_placement(cluster->places, ranks, id, ranks, candidates);
+    while (out->held + out->under_way < batch->block->info.replicas && out->asked < count) {
+        uint32_t owner = candidates[out->asked++];
+        if (!lode_fabric_alive(cluster->fabric, owner))
+            continue;
+        Lodemark__PagePut put = LODEMARK__PAGE_PUT__INIT;
+        Lodemark__Call call = LODEMARK__CALL__INIT;
+        put.block = id.block;
+        put.layer = id.layer;
+        put.page = id.page;
+        put.crc = out->crc;
+        call.body_case = LODEMARK__CALL__BODY_PAGE_PUT;
+        call.page_put = &put;
+        *asked = true;
+        out->under_way++;
+        lode_status_t status =
+            lode_fabric_call(cluster->fabric, owner, &call, out->bytes, batch->page_bytes, page_answered, out);
+        if (status != LODE_OK) {
+            out->under_way--;
+            if (status != LODE_ERR_PEER_LOST)
+                return status;
+        }
+    }
+    return LODE_OK;
+}
+
+static lode_status_t send_pages(batch_t *batch)
+{
+    lode_cluster_h cluster = batch->block->cluster;
+    lode_status_t status = LODE_OK;
+    bool asked = true;
+    while (asked && status == LODE_OK) {
+        asked = false;
+        for (uint32_t i = 0; i < batch->count && status == LODE_OK; i++)
+            status = ask_owners(batch, &batch->out[i], &asked);
+        lode_fabric_calls_wait(cluster->fabric);
+        for (uint32_t i = 0; i < batch->count && status == LODE_OK; i++)
+            if (batch->out[i].outcome.status != LODE_OK)
+                status = lode_fail(batch->out[i].outcome.status, "%s", batch->out[i].outcome.message);
+    }
+    if (status != LODE_OK)
+        return lode_fail_within(status, "page %u of layer %u: ", batch->out[0].page, batch->layer);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        if (batch->out[i].held == 0)
+            return lode_fail(LODE_ERR_PEER_LOST, "page %u of layer %u: no living rank could take it",
+                             batch->out[i].page, batch->layer);
+        if (batch->out[i].held < batch->block->info.replicas)
+            lode_debug("page %u of layer %u has %u owners instead of %u: too few ranks live", batch->out[i].page,
+                       batch->layer, batch->out[i].held, batch->block->info.replicas);
+    }
+    return LODE_OK;
+}
+
+static lode_status_t send_landmarks(batch_t *batch)
+{
+    lode_telling_t tellings[BATCH];
+    for (uint32_t i = 0; i < batch->count; i++) {
+        outgoing_t *out = &batch->out[i];
+        Lodemark__LandmarkPut *put = &out->landmark_put;
+        lodemark__landmark_put__init(put);
+        put->block = batch->block->info.id;
+        put->layer = batch->layer;
+        put->page = out->page;
+        put->tokens = out->tokens;
+        put->has_mean = out->has_mean;
+        put->n_hints = out->held;
+        put->hints = out->hint_list;
+        for (uint32_t h = 0; h < out->held; h++) {
+            lodemark__page_hint__init(&out->hint_messages[h]);
+            out->hint_messages[h].rank = out->hints[h].rank;
+            out->hint_messages[h].size = out->hints[h].size;
+            out->hint_messages[h].offset = out->hints[h].offset;
+            out->hint_list[h] = &out->hint_messages[h];
+        }
+        tellings[i] =
+            (lode_telling_t){.call = LODEMARK__CALL__INIT, .payload = out->payload, .bytes = out->payload_bytes};
+        tellings[i].call.body_case = LODEMARK__CALL__BODY_LANDMARK_PUT;
+        tellings[i].call.landmark_put = put;
+    }
+    return lode_tell_keepers(batch->block->cluster, tellings, batch->count);
+}
+
+/* The keys and values of a page, from the tail, token by token. */
+static void read_tail(lode_block_h block, uint32_t layer, uint64_t first, uint32_t tokens, float *k, float *v)
+{
+    uint32_t dim = block->cluster->geometry.head_dim;
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t h = 0; h < block->heads; h++) {
+            size_t at = ((size_t)t * block->heads + h) * dim;
+            block->cluster->ops->record_decode(LODE_FORMAT_BF16, dim, lode_tail_record(block, layer, first + t, h),
+                                               k + at, v + at);
+        }
+}
+
+/* Encode the next page of the tail into a place of the batch. */
+static lode_status_t prepare_page(batch_t *batch, outgoing_t *out, uint64_t first, uint32_t tokens)
+{
+    lode_block_h block = batch->block;
+    lode_cluster_h cluster = block->cluster;
+    lode_tail_t *tail = &block->tails[batch->layer];
+    uint32_t dim = cluster->geometry.head_dim;
+    size_t width = (size_t)block->heads * dim;
+    float *k = batch->floats.data, *v = k + LODE_PAGE_TOKENS * width;
+    read_tail(block, batch->layer, first, tokens, k, v);
+    LODE_TRY(lode_tail_mean(block, batch->layer, tokens, LODE_FP32, k));
+    out->page = (uint32_t)(first / LODE_PAGE_TOKENS);
+    out->tokens = tokens;
+    out->has_mean = tail->mean && !tail->mean_sent;
+    lode_page_encode(cluster->ops, block->info.format, dim, block->heads, block->info.kv_head_begin,
+                     (lode_page_id_t){block->info.id, batch->layer, out->page}, tokens, k, v, out->bytes, &out->crc);
+    size_t mean_bytes = out->has_mean ? width * sizeof(float) : 0;
+    if (out->has_mean) {
+        memcpy(out->payload, tail->mean, mean_bytes);
+        tail->mean_sent = true;
+    }
+    lode_landmark_build(cluster->ops, &block->info.landmark, block->heads, dim, k, tokens, tail->mean,
+                        out->payload + mean_bytes);
+    out->payload_bytes = mean_bytes + block->heads * lode_landmarks_of(&block->info.landmark, tokens) *
+                                          lode_landmark_row_bytes(&block->info.landmark, dim);
+    return LODE_OK;
+}
+
+static lode_status_t batch_create(lode_block_h block, uint32_t layer, batch_t *batch)
+{
+    uint32_t dim = block->cluster->geometry.head_dim;
+    size_t width = (size_t)block->heads * dim;
+    size_t payload = width * sizeof(float) + block->heads * lode_landmarks_per_page(&block->info.landmark) *
+                                                 lode_landmark_row_bytes(&block->info.landmark, dim);
+    *batch = (batch_t){.block = block, .layer = layer};
+    batch->page_bytes = lode_page_bytes(block->info.format, dim, block->heads);
+    LODE_TRY(lode_buffer_reserve(&batch->pages, BATCH * batch->page_bytes));
+    LODE_TRY(lode_buffer_reserve(&batch->payloads, BATCH * payload));
+    LODE_TRY(lode_buffer_reserve(&batch->floats, 2 * LODE_PAGE_TOKENS * width * sizeof(float)));
+    for (uint32_t i = 0; i < BATCH; i++) {
+        batch->out[i].bytes = (uint8_t *)batch->pages.data + i * batch->page_bytes;
+        batch->out[i].payload = (uint8_t *)batch->payloads.data + i * payload;
+    }
+    return LODE_OK;
+}
+
+static void batch_destroy(batch_t *batch)
+{
+    lode_buffer_free(&batch->pages);
+    lode_buffer_free(&batch->payloads);
+    lode_buffer_free(&batch->floats);
+}
+
+static lode_status_t spread_pages(batch_t *batch, uint64_t first, uint64_t end)
+{
+    while (first < end) {
+        batch->count = 0;
+        while (first < end && batch->count < BATCH) {
+            outgoing_t *out = &batch->out[batch->count++];
+            uint32_t tokens = end - first < LODE_PAGE_TOKENS ? (uint32_t)(end - first) : LODE_PAGE_TOKENS;
+            out->held = out->asked = out->under_way = 0;
+            out->outcome.status = LODE_OK;
+            LODE_TRY(prepare_page(batch, out, first, tokens));
+            first += tokens;
+        }
+        LODE_TRY(send_pages(batch));
+        LODE_TRY(send_landmarks(batch));
+    }
+    return LODE_OK;
+}
+
+lode_status_t lode_spread_tail(lode_block_h block, uint32_t layer, bool flush)
+{
+    lode_tail_t *tail = &block->tails[layer];
+    uint64_t tokens = flush ? tail->tokens : tail->tokens / LODE_PAGE_TOKENS * LODE_PAGE_TOKENS;
+    if (tokens == 0)
+        return LODE_OK;
+    batch_t batch;
+    lode_status_t status = batch_create(block, layer, &batch);
+    if (status == LODE_OK)
+        status = spread_pages(&batch, tail->first, tail->first + tokens);
+    batch_destroy(&batch);
+    LODE_TRY(status);
+    size_t token_bytes = block->heads * lode_record_bytes(LODE_FORMAT_BF16, block->cluster->geometry.head_dim);
+    uint8_t *records = tail->records.data;
+    memmove(records, records + tokens * token_bytes, (tail->tokens - tokens) * token_bytes);
+    tail->first += tokens;
+    tail->tokens -= tokens;
+    return LODE_OK;
+}
+
+lode_status_t lode_spread_publish(lode_block_h block, uint32_t layer)
+{
+    Lodemark__Publish publish = LODEMARK__PUBLISH__INIT;
+    lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
+    publish.block = block->info.id;
+    publish.layer = layer;
+    publish.tokens = block->tails[layer].first;
+    telling.call.body_case = LODEMARK__CALL__BODY_PUBLISH;
+    telling.call.publish = &publish;
+    return lode_tell_keepers(block->cluster, &telling, 1);
+}
+
+void lode_spread_take_back(lode_block_h block, uint32_t layer, uint64_t first, uint64_t end)
+{
+    Lodemark__PageDrop drop = LODEMARK__PAGE_DROP__INIT;
+    Lodemark__Call call = LODEMARK__CALL__INIT;
+    outcome_t outcome = {0};
+    drop.block = block->info.id;
+    drop.layer = layer;
+    drop.page_begin = (uint32_t)(first / LODE_PAGE_TOKENS);
+    drop.page_end = (uint32_t)((end + LODE_PAGE_TOKENS - 1) / LODE_PAGE_TOKENS);
+    call.body_case = LODEMARK__CALL__BODY_PAGE_DROP;
+    call.page_drop = &drop;
+    lode_fabric_h fabric = block->cluster->fabric;
+    for (uint32_t rank = 0; rank < lode_fabric_ranks(fabric); rank++)
+        if (lode_fabric_alive(fabric, rank))
+            lode_fabric_call(fabric, rank, &call, NULL, 0, note_outcome, &outcome);
+    lode_fabric_calls_wait(fabric);
+}
