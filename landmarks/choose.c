@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
+#include <math.h>
+
+#include "landmarks/landmarks.h"
+
+/* What the sinks and the window leave of a piece to compete for, as tokens of its block: [begin, end). */
+typedef struct contest {
+    uint64_t begin, end;
+} contest_t;
+
+static uint64_t ceil_div(uint64_t a, uint64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static contest_t contest_of(const lode_choice_t *choice, const lode_piece_t *piece)
+{
+    uint64_t first = piece->first_token;
+    uint64_t begin = choice->sinks > first ? least(choice->sinks - first, piece->tokens) : 0;
+    uint64_t end = choice->window_begin > first ? least(choice->window_begin - first, piece->tokens) : 0;
+    return (contest_t){begin, end > begin ? end : begin};
+}
+
+/* A walk over ascending landmarks of the view: the piece it stands in. */
+typedef struct walk {
+    uint32_t piece;
+    uint64_t base; /* first landmark of the piece, counted over the view */
+    contest_t contest;
+} walk_t;
+
+static walk_t walk_begin(const lode_choice_t *choice)
+{
+    return (walk_t){.contest = contest_of(choice, &choice->pieces[0])};
+}
+
+/* The tokens of a landmark that compete. */
+static contest_t walk_to(const lode_choice_t *choice, walk_t *walk, uint64_t landmark)
+{
+    while (landmark - walk->base >= choice->pieces[walk->piece].landmarks) {
+        walk->base += choice->pieces[walk->piece++].landmarks;
+        walk->contest = contest_of(choice, &choice->pieces[walk->piece]);
+    }
+    uint64_t begin = (landmark - walk->base) * choice->chunk, end = least(begin + choice->chunk, walk->contest.end);
+    return (contest_t){begin > walk->contest.begin ? begin : walk->contest.begin, end};
+}
+
+/* Row 0 becomes the score of each landmark; then what is forced leaves the competition. */
+static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, float *scores, size_t stride, size_t n)
+{
+    if (choice->group > 1) {
+        float shift[LODE_MAX_GROUP];
+        assert(choice->group <= LODE_MAX_GROUP && choice->merge == LODE_MERGE_MAX);
+        for (uint32_t g = 0; g < choice->group; g++)
+            shift[g] = ops->logsumexp(scores + g * stride, n);
+        ops->group_max(scores, stride, shift, choice->group, scores, n);
+    }
+    for (uint32_t p = 0; p < choice->piece_count; p++) {
+        const lode_piece_t *piece = &choice->pieces[p];
+        contest_t contest = contest_of(choice, piece);
+        uint64_t begin = least(contest.begin / choice->chunk, piece->landmarks);
+        uint64_t end = contest.end > contest.begin ? ceil_div(contest.end, choice->chunk) : begin;
+        for (uint64_t i = 0; i < begin; i++)
+            scores[i] = -INFINITY;
+        for (uint64_t i = end; i < piece->landmarks; i++)
+            scores[i] = -INFINITY;
+        scores += piece->landmarks;
+    }
+}
+
+/* The k best landmarks that compete, ascending. */
+static size_t pick(const lode_ops_t *ops, const float *scores, size_t n, size_t k, uint32_t *picks)
+{
+    size_t found = ops->topk(scores, n, k, picks), kept = 0;
+    for (size_t i = 0; i < found; i++) {
+        if (scores[picks[i]] != -INFINITY)
+            picks[kept++] = picks[i];
+    }
+    return kept;
+}
+
+static uint64_t picks_tokens(const lode_choice_t *choice, const uint32_t *picks, size_t count)
+{
+    uint64_t tokens = 0;
+    walk_t walk = walk_begin(choice);
+    for (size_t i = 0; i < count; i++) {
+        contest_t chunk = walk_to(choice, &walk, picks[i]);
+        tokens += chunk.end - chunk.begin;
+    }
+    return tokens;
+}
+
+/* The one to give up first: the lowest score, of equals the last. */
+static size_t worst(const float *scores, const uint32_t *picks, size_t count)
+{
+    size_t found = 0;
+    for (size_t i = 1; i < count; i++) {
+        if (scores[picks[i]] <= scores[picks[found]])
+            found = i;
+    }
+    return found;
+}
+
+/* A choice of landmarks; `cut` gives only its first `cut_tokens` competing tokens. */
+typedef struct picks {
+    uint32_t *landmarks;
+    size_t count;
+    uint64_t cut, cut_tokens;
+} picks_t;
+
+/* Shed `over` tokens, less than a chunk, from the low end of the ranking. */
+static void picks_cut(const lode_choice_t *choice, const float *scores, uint64_t over, picks_t *picks)
+{
+    while (over > 0) {
+        size_t at = worst(scores, picks->landmarks, picks->count);
+        walk_t walk = walk_begin(choice);
+        contest_t chunk = walk_to(choice, &walk, picks->landmarks[at]);
+        uint64_t tokens = chunk.end - chunk.begin;
+        if (tokens > over) {
+            picks->cut = picks->landmarks[at];
+            picks->cut_tokens = tokens - over;
+            return;
+        }
+        over -= tokens;
+        for (picks->count--; at < picks->count; at++)
+            picks->landmarks[at] = picks->landmarks[at + 1];
+    }
+}
+
+/*
+ * Take landmarks from the best down until `wanted` tokens are full. Chunks at the end of a block or on the edge of
+ * sinks and window give fewer tokens than others, and how many of those win is known only afterwards: then ask for
+ * more.
+ */
+static picks_t picks_make(const lode_ops_t *ops, const lode_choice_t *choice, const float *scores, size_t n,
+                          uint64_t wanted, uint32_t *scratch)
+{
+    picks_t picks = {.landmarks = scratch, .cut = UINT64_MAX};
+    uint64_t tokens = 0, asked;
+    do {
+        asked = picks.count + ceil_div(wanted - tokens, choice->chunk);
+        picks.count = pick(ops, scores, n, asked, scratch);
+        tokens = picks_tokens(choice, scratch, picks.count);
+    } while (tokens < wanted && picks.count == asked);
+    if (tokens > wanted)
+        picks_cut(choice, scores, tokens - wanted, &picks);
+    return picks;
+}
+
+static uint32_t *emit(uint32_t *out, uint64_t begin, uint64_t end)
+{
+    for (uint64_t token = begin; token < end; token++)
+        *out++ = (uint32_t)token;
+    return out;
+}
+
+/* Forced and picked tokens of all pieces, ascending. */
+static uint64_t tokens_write(const lode_choice_t *choice, const picks_t *picks, uint32_t *tokens)
+{
+    uint32_t *out = tokens;
+    uint64_t base = 0;
+    size_t next = 0;
+    for (uint32_t p = 0; p < choice->piece_count; p++) {
+        const lode_piece_t *piece = &choice->pieces[p];
+        uint64_t first = piece->first_token;
+        walk_t walk = {.piece = p, .base = base, .contest = contest_of(choice, piece)};
+        base += piece->landmarks;
+        out = emit(out, first, first + walk.contest.begin);
+        for (; next < picks->count && picks->landmarks[next] < base; next++) {
+            contest_t chunk = walk_to(choice, &walk, picks->landmarks[next]);
+            if (picks->landmarks[next] == picks->cut)
+                chunk.end = chunk.begin + picks->cut_tokens;
+            out = emit(out, first + chunk.begin, first + chunk.end);
+        }
+        out = emit(out, first + walk.contest.end, first + piece->tokens);
+    }
+    return (uint64_t)(out - tokens);
+}
+
+static uint64_t tokens_all(const lode_choice_t *choice, uint32_t *tokens)
+{
+    uint32_t *out = tokens;
+    for (uint32_t p = 0; p < choice->piece_count; p++)
+        out = emit(out, choice->pieces[p].first_token, choice->pieces[p].first_token + choice->pieces[p].tokens);
+    return (uint64_t)(out - tokens);
+}
+
+uint64_t lode_choose(const lode_ops_t *ops, const lode_choice_t *choice, float *scores, size_t stride,
+                     uint32_t *scratch, uint32_t *tokens)
+{
+    uint64_t visible = 0, contested = 0, landmarks = 0;
+    for (uint32_t p = 0; p < choice->piece_count; p++) {
+        contest_t contest = contest_of(choice, &choice->pieces[p]);
+        visible += choice->pieces[p].tokens;
+        landmarks += choice->pieces[p].landmarks;
+        contested += contest.end - contest.begin;
+    }
+    uint64_t forced = visible - contested, wanted = choice->budget > forced ? choice->budget - forced : 0;
+    if (wanted >= contested)
+        return tokens_all(choice, tokens);
+    picks_t picks = {.landmarks = scratch, .cut = UINT64_MAX};
+    if (wanted > 0) {
+        scores_combine(ops, choice, scores, stride, landmarks);
+        picks = picks_make(ops, choice, scores, landmarks, wanted, scratch);
+    }
+    return tokens_write(choice, &picks, tokens);
+}
