@@ -182,13 +182,13 @@ static void free_parts(lode_cluster_h cluster)
         lode_fabric_destroy(&cluster->fabric);
     lode_step_state_destroy(&cluster->step);
     if (cluster->store)
-        lode_store_destroy(cluster->store);
+        lode_store_destroy(&cluster->store);
     if (cluster->store_base)
         munmap(cluster->store_base, cluster->store_bytes);
     if (cluster->store_base && cluster->store_fd >= 0)
         close(cluster->store_fd);
     if (cluster->shard)
-        lode_shard_destroy(cluster->shard);
+        lode_shard_destroy(&cluster->shard);
     for (size_t i = 0; i < sizeof cluster->hot / sizeof *cluster->hot; i++)
         lode_hot_destroy(&cluster->hot[i]);
     pthread_mutex_destroy(&cluster->store_lock);
