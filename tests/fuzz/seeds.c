@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* seeds DIR: valid inputs for the fuzzers to start from, in DIR/capture, DIR/message and DIR/options. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cluster/message.h"
+
+static const char *folder;
+
+static void save(const char *target, const char *name, const void *data, size_t bytes)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", folder, target);
+    mkdir(path, 0777);
+    snprintf(path, sizeof path, "%s/%s/%s", folder, target, name);
+    FILE *file = fopen(path, "wb");
+    if (!file || fwrite(data, 1, bytes, file) != bytes || fclose(file) != 0) {
+        perror(path);
+        exit(1);
+    }
+}
+
+/* Two tokens, one KV head of 64 coordinates, two query heads, one query; zeros throughout. */
+static void save_capture(const char *name, const char *dtype, size_t element)
+{
+    char file[8192] = {0}, *header = file + 8;
+    size_t kv = 2 * 64 * element, q = 2 * 64 * element;
+    int length = snprintf(header, 4096,
+                          "{\"__metadata__\":{\"lodemark.capture\":\"1\",\"rope_theta\":\"10000\"},"
+                          "\"layers.0.k\":{\"dtype\":\"%s\",\"shape\":[2,1,64],\"data_offsets\":[0,%zu]},"
+                          "\"layers.0.v\":{\"dtype\":\"%s\",\"shape\":[2,1,64],\"data_offsets\":[%zu,%zu]},"
+                          "\"layers.0.q\":{\"dtype\":\"%s\",\"shape\":[1,2,64],\"data_offsets\":[%zu,%zu]},"
+                          "\"q_positions\":{\"dtype\":\"I64\",\"shape\":[1],\"data_offsets\":[%zu,%zu]}}",
+                          dtype, kv, dtype, kv, 2 * kv, dtype, 2 * kv, 2 * kv + q, 2 * kv + q, 2 * kv + q + 8);
+    while (length % 8)
+        header[length++] = ' ';
+    memcpy(file, &(uint64_t){(uint64_t)length}, 8);
+    save("capture", name, file, 8 + (size_t)length + 2 * kv + q + 8);
+}
+
+static void save_message(const char *name, uint8_t kind, const ProtobufCMessage *message, const void *payload,
+                         size_t bytes)
+{
+    uint8_t file[4096];
+    size_t length = protobuf_c_message_pack(message, file + 3);
+    file[0] = kind;
+    file[1] = (uint8_t)length;
+    file[2] = (uint8_t)(length >> 8);
+    memcpy(file + 3 + length, payload, bytes);
+    save("message", name, file, 3 + length + bytes);
+}
+
+static void save_messages(void)
+{
+    Lodemark__Publish publish = LODEMARK__PUBLISH__INIT;
+    publish.block = 42;
+    publish.tokens = 128;
+    Lodemark__Call call = LODEMARK__CALL__INIT;
+    call.id = 7;
+    call.body_case = LODEMARK__CALL__BODY_PUBLISH;
+    call.publish = &publish;
+    save_message("call", 0, &call.base, "", 0);
+
+    Lodemark__Reply reply = LODEMARK__REPLY__INIT;
+    reply.message = (char *)"page 7 does not fit";
+    reply.status = LODE_ERR_FULL;
+    save_message("reply", 1, &reply.base, "", 0);
+
+    uint32_t missing[] = {0, 5};
+    Lodemark__FetchReply answer = LODEMARK__FETCH_REPLY__INIT;
+    answer.missing = missing;
+    answer.n_missing = 2;
+    save_message("fetch-reply", 2, &answer.base, "", 0);
+
+    uint64_t blocks[] = {42, 43};
+    lode_wire_item_t items[] = {{.mask = 1, .page = 3}, {.mask = UINT64_MAX, .page = 4, .head = 7, .block = 1}};
+    Lodemark__FetchRequest request = LODEMARK__FETCH_REQUEST__INIT;
+    request.epoch = 1;
+    request.record_bytes = 264;
+    request.blocks = blocks;
+    request.n_blocks = 2;
+    save_message("fetch-request", 3, &request.base, items, sizeof items);
+}
+
+static void save_options(void)
+{
+    static const char *const lines[] = {"--arena\n1.5GiB\n--path=batched\nfile", "--replicas\n2\n--\n--log\ndebug",
+                                        "3.125%\n0.03125\n64 KiB", "landmark2\nlandmark4:c8\nlandmark2:higgs:nocentre",
+                                        "bf16\nfp8\nhiggs4\n--areba\n1"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%zu", i);
+        save("options", name, lines[i], strlen(lines[i]));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "seeds DIR\n");
+        return 2;
+    }
+    folder = argv[1];
+    mkdir(folder, 0777);
+    save_capture("bf16", "BF16", 2);
+    save_capture("f32", "F32", 4);
+    save_messages();
+    save_options();
+    return 0;
+}
