@@ -16,23 +16,29 @@
 
 /* ------------------------------------------------------------------- errors */
 
-/** Record the sentence of lode_error_message() for this thread and return @p status. The first that decides an error calls it. */
+/** Record the sentence of lode_error_message() for this thread and return @p status. The first that decides an error
+ * calls it. */
 lode_status_t lode_fail(lode_status_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /** Put a prefix ("block \"doc\": ") before the thread's sentence, and return @p status. */
 lode_status_t lode_fail_within(lode_status_t status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /** Return from the function with the status of @p call unless it is LODE_OK. */
-#define LODE_TRY(call)                     \
-    do {                                   \
+#define LODE_TRY(call)                      \
+    do {                                    \
         lode_status_t try_status_ = (call); \
-        if (try_status_ != LODE_OK)        \
-            return try_status_;            \
+        if (try_status_ != LODE_OK)         \
+            return try_status_;             \
     } while (0)
 
 /* ------------------------------------------------------------------ logging */
 
 typedef enum lode_log_level {
-    LODE_LOG_ERROR, LODE_LOG_WARN, LODE_LOG_INFO, LODE_LOG_DEBUG, LODE_LOG_TRACE, LODE_LOG_OFF = -1
+    LODE_LOG_ERROR,
+    LODE_LOG_WARN,
+    LODE_LOG_INFO,
+    LODE_LOG_DEBUG,
+    LODE_LOG_TRACE,
+    LODE_LOG_OFF = -1
 } lode_log_level_t;
 
 extern lode_log_level_t lode_log_threshold;
@@ -42,10 +48,10 @@ lode_status_t lode_log_set(const char *level);
 void lode_log_rank(int rank);
 void lode_log_write(lode_log_level_t level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-#define lode_log(level, ...)                        \
-    do {                                            \
-        if ((level) <= lode_log_threshold)          \
-            lode_log_write((level), __VA_ARGS__);   \
+#define lode_log(level, ...)                      \
+    do {                                          \
+        if ((level) <= lode_log_threshold)        \
+            lode_log_write((level), __VA_ARGS__); \
     } while (0)
 #define lode_error(...) lode_log(LODE_LOG_ERROR, __VA_ARGS__)
 #define lode_warn(...) lode_log(LODE_LOG_WARN, __VA_ARGS__)
@@ -87,7 +93,8 @@ const char *lode_options_get(const lode_options_t *options, const char *name);
 uint64_t lode_options_count(const lode_options_t *options, const char *name);
 double lode_options_share(const lode_options_t *options, const char *name);
 bool lode_options_flag(const lode_options_t *options, const char *name);
-/** --name value, --name=value and flags; stops at "--" or the first word without "--". @p rest is the index after the last taken. */
+/** --name value, --name=value and flags; stops at "--" or the first word without "--". @p rest is the index after the
+ * last taken. */
 lode_status_t lode_options_parse(lode_options_t *options, int argc, char **argv, int *rest);
 /** Room for the name of any option's variable. */
 #define LODE_VARIABLE_MAX 96
