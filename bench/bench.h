@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file bench.h
+ * @brief What `lodemark bench` runs. Each takes the words after its name and gives the exit code back.
+ */
+#ifndef LODE_BENCH_H
+#define LODE_BENCH_H
+
+/** Attention steps over a context shared by all ranks: time, bytes, and accuracy against dense in double. */
+int lode_bench_step(int argc, char **argv);
+
+#endif

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/generate.h"
+
+enum { QUANTILES = 4096, TOPICS = 64, LONG_RUN = 32, SHORT_RUN = 4 };
+
+/* What a hash is for; keeps the streams of random numbers apart. */
+enum { FOR_MEAN = 1, FOR_TOPIC, FOR_RUN, FOR_NOISE, FOR_FACT, FOR_QUERY, FOR_OUTLIER };
+
+struct lode_generator {
+    lode_generator_params_t params;
+    uint64_t *starts;
+    double freq[LODE_MAX_DIM / 2];
+    float normal[QUANTILES]; /* quantiles of the normal distribution: a uniform index makes a Gaussian */
+    float *mean[2];          /* keys, values: (L, Hkv, D) */
+    float *topics[2];        /* keys, values: (L, Hkv, TOPICS, D) */
+};
+
+/* Shares of a token's variance without its mean: they add up to 1. */
+static const float topic_weight[2] = {0.35f, 0.55f}, run_weight[2] = {0.35f, 0.35f}, noise_weight[2] = {0.87f, 0.76f};
+
+/* ------------------------------------------------------------------ numbers */
+
+static float to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static void fill_normal(float *normal)
+{
+    /* Bisection on the distribution function: slow, exact enough, and done once. */
+    for (int i = 0; i < QUANTILES / 2; i++) {
+        double p = (i + 0.5) / QUANTILES, low = -6, high = 0;
+        for (int step = 0; step < 50; step++) {
+            double middle = (low + high) / 2;
+            if (0.5 * erfc(-middle / sqrt(2)) < p)
+                low = middle;
+            else
+                high = middle;
+        }
+        normal[i] = (float)low;
+        normal[QUANTILES - 1 - i] = (float)-low;
+    }
+}
+
+/* row[i] += weight · Gaussian(key, i); four numbers a hash, and n is a multiple of 4. */
+static void add_noise(const struct lode_generator *g, uint64_t key, float weight, float *row, uint32_t n)
+{
+    const float *normal = g->normal;
+    for (uint32_t i = 0; i < n; i += 4) {
+        uint64_t h = lode_mix(key, i);
+        row[i] += weight * normal[h % QUANTILES];
+        row[i + 1] += weight * normal[(h >> 16) % QUANTILES];
+        row[i + 2] += weight * normal[(h >> 32) % QUANTILES];
+        row[i + 3] += weight * normal[(h >> 48) % QUANTILES];
+    }
+}
+
+static uint64_t key_of(const struct lode_generator *g, int what, uint64_t a, uint64_t b, uint64_t c)
+{
+    return lode_mix(lode_mix(lode_mix(lode_mix(g->params.seed, (uint64_t)what), a), b), c);
+}
+
+static uint64_t lane(uint32_t layer, uint32_t head)
+{
+    return (uint64_t)layer << 32 | head;
+}
+
+/* ------------------------------------------------------------------- create */
+
+/* Points of a low-dimensional space, unit variance a channel. */
+static void fill_topics(struct lode_generator *g, int side, uint32_t layer, uint32_t head, float *topics)
+{
+    uint32_t dim = g->params.geometry.head_dim, rank = g->params.rank;
+    float basis[LODE_MAX_DIM], weights[TOPICS];
+    memset(topics, 0, (size_t)TOPICS * dim * sizeof *topics);
+    for (uint32_t r = 0; r < rank; r++) {
+        memset(basis, 0, dim * sizeof *basis);
+        memset(weights, 0, sizeof weights);
+        add_noise(g, key_of(g, FOR_TOPIC, lane(layer, head), 2 * r, (uint64_t)side), 1, basis, dim);
+        add_noise(g, key_of(g, FOR_TOPIC, lane(layer, head), 2 * r + 1, (uint64_t)side), 1, weights, TOPICS);
+        for (uint32_t t = 0; t < TOPICS; t++)
+            for (uint32_t i = 0; i < dim; i++)
+                topics[(size_t)t * dim + i] += weights[t] * basis[i] / sqrtf((float)rank);
+    }
+}
+
+/* The large channels stand among the last quarter of the pairs, which hardly rotate: there real models grow them. */
+static void fill_mean(struct lode_generator *g, int side, uint32_t layer, uint32_t head, float *mean)
+{
+    uint32_t dim = g->params.geometry.head_dim, half = dim / 2;
+    memset(mean, 0, dim * sizeof *mean);
+    add_noise(g, key_of(g, FOR_MEAN, lane(layer, head), (uint64_t)side, 0), side == 0 ? 0.5f : 0.3f, mean, dim);
+    for (uint32_t i = 0; side == 0 && i < g->params.outliers; i++) {
+        uint64_t h = key_of(g, FOR_OUTLIER, lane(layer, head), i, 0);
+        uint32_t channel = half - 1 - (uint32_t)(h % (half / 4)) + (h >> 40 & 1 ? half : 0);
+        mean[channel] = (h >> 41 & 1 ? 1 : -1) * (6 + (float)(h >> 50) / 4096);
+    }
+}
+
+static lode_status_t check_params(const lode_generator_params_t *p)
+{
+    const lode_geometry_t *g = &p->geometry;
+    if (g->head_dim != 64 && g->head_dim != 128 && g->head_dim != 256)
+        return lode_fail(LODE_ERR_GEOMETRY, "head_dim %u is not supported; it must be 64, 128 or 256", g->head_dim);
+    if (!g->layers || !g->kv_heads || !g->query_heads || g->query_heads % g->kv_heads)
+        return lode_fail(LODE_ERR_GEOMETRY,
+                         "%u layers, %u query heads and %u KV heads do not fit: none may be 0, and query heads must be "
+                         "a multiple of KV heads",
+                         g->layers, g->query_heads, g->kv_heads);
+    if (!p->blocks || p->facts > LODE_FACTS_MAX || p->rank > g->head_dim || p->outliers > g->head_dim / 8)
+        return lode_fail(LODE_ERR_INVALID, "generator: %u blocks, %u facts, rank %u, %u outliers are out of range",
+                         p->blocks, p->facts, p->rank, p->outliers);
+    return LODE_OK;
+}
+
+void lode_generator_defaults(lode_generator_params_t *params)
+{
+    params->rank = 0;
+    params->facts = 0;
+    params->sharp_share = 0.5;
+    params->query_noise = 0.3;
+    params->outliers = 4;
+}
+
+static void fill(struct lode_generator *g)
+{
+    const lode_geometry_t *geometry = &g->params.geometry;
+    size_t dim = geometry->head_dim;
+    fill_normal(g->normal);
+    for (int side = 0; side < 2; side++) {
+        for (uint32_t layer = 0; layer < geometry->layers; layer++) {
+            for (uint32_t head = 0; head < geometry->kv_heads; head++) {
+                size_t row = (size_t)layer * geometry->kv_heads + head;
+                fill_mean(g, side, layer, head, g->mean[side] + row * dim);
+                fill_topics(g, side, layer, head, g->topics[side] + row * TOPICS * dim);
+            }
+        }
+    }
+}
+
+lode_status_t lode_generator_create(const lode_generator_params_t *params, lode_generator_h *generator)
+{
+    LODE_TRY(check_params(params));
+    struct lode_generator *g = calloc(1, sizeof *g);
+    if (!g)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a generator");
+    g->params = *params;
+    if (!g->params.rank)
+        g->params.rank = params->geometry.head_dim / 4;
+    if (!g->params.facts)
+        g->params.facts = params->geometry.head_dim / 32;
+    size_t rows = (size_t)params->geometry.layers * params->geometry.kv_heads * params->geometry.head_dim;
+    g->starts = malloc((params->blocks + 1) * sizeof *g->starts);
+    for (int side = 0; side < 2; side++) {
+        g->mean[side] = malloc(rows * sizeof(float));
+        g->topics[side] = malloc(rows * TOPICS * sizeof(float));
+    }
+    lode_status_t status = LODE_OK;
+    if (!g->starts || !g->mean[0] || !g->mean[1] || !g->topics[0] || !g->topics[1])
+        status = lode_fail(LODE_ERR_NO_MEMORY, "no memory for a generator of %u layers", params->geometry.layers);
+    if (status == LODE_OK)
+        status = lode_rope_frequencies(&params->geometry.rope, params->geometry.head_dim, g->freq);
+    if (status != LODE_OK) {
+        lode_generator_destroy(&g);
+        return status;
+    }
+    memcpy(g->starts, params->starts, (params->blocks + 1) * sizeof *g->starts);
+    g->params.starts = g->starts;
+    fill(g);
+    *generator = g;
+    return LODE_OK;
+}
+
+void lode_generator_destroy(lode_generator_h *generator)
+{
+    struct lode_generator *g = *generator;
+    if (!g)
+        return;
+    for (int side = 0; side < 2; side++) {
+        free(g->mean[side]);
+        free(g->topics[side]);
+    }
+    free(g->starts);
+    free(g);
+    *generator = NULL;
+}
+
+/* ------------------------------------------------------------------- tokens */
+
+static void angles(const struct lode_generator *g, int64_t position, float *cosine, float *sine)
+{
+    for (uint32_t i = 0; i < g->params.geometry.head_dim / 2; i++) {
+        double s, c;
+        sincos((double)position * g->freq[i], &s, &c);
+        cosine[i] = (float)c;
+        sine[i] = (float)s;
+    }
+}
+
+static void rotate(float *row, uint32_t dim, const float *cosine, const float *sine)
+{
+    uint32_t half = dim / 2;
+    for (uint32_t i = 0; i < half; i++) {
+        float a = row[i], b = row[i + half];
+        row[i] = a * cosine[i] - b * sine[i];
+        row[i + half] = a * sine[i] + b * cosine[i];
+    }
+}
+
+/* Everything of a token but the mean of its head, before rotation. side: 0 key, 1 value. */
+static void make_row(const struct lode_generator *g, int side, uint32_t block, uint32_t layer, uint32_t head,
+                     uint64_t token, float *row)
+{
+    uint32_t dim = g->params.geometry.head_dim;
+    const float *topics = g->topics[side] + ((size_t)layer * g->params.geometry.kv_heads + head) * TOPICS * (size_t)dim;
+    uint64_t run = key_of(g, FOR_RUN, block, lane(layer, head), token / LONG_RUN);
+    const float *long_topic = topics + run % TOPICS * dim;
+    const float *short_topic = topics + lode_mix(run, token / SHORT_RUN) % TOPICS * dim;
+    for (uint32_t i = 0; i < dim; i++)
+        row[i] = topic_weight[side] * long_topic[i] + run_weight[side] * short_topic[i];
+    add_noise(g, key_of(g, FOR_NOISE, block, lane(layer, head), 2 * token + (uint64_t)side), noise_weight[side], row,
+              dim);
+}
+
+void lode_generator_tokens(lode_generator_h g, uint32_t block, uint32_t layer, uint64_t first, uint64_t n, float *k,
+                           float *v)
+{
+    uint32_t dim = g->params.geometry.head_dim, heads = g->params.geometry.kv_heads;
+    float cosine[LODE_MAX_DIM / 2], sine[LODE_MAX_DIM / 2];
+    float *rows[2] = {k, v};
+    for (uint64_t t = 0; t < n; t++) {
+        angles(g, (int64_t)(first + t), cosine, sine);
+        for (uint32_t head = 0; head < heads; head++) {
+            for (int side = 0; side < 2; side++) {
+                float *row = rows[side] + (t * heads + head) * dim;
+                const float *mean = g->mean[side] + ((size_t)layer * heads + head) * dim;
+                make_row(g, side, block, layer, head, first + t, row);
+                for (uint32_t i = 0; i < dim; i++)
+                    row[i] += mean[i];
+                if (side == 0)
+                    rotate(row, dim, cosine, sine);
+                for (uint32_t i = 0; i < dim; i++)
+                    row[i] = to_bf16(row[i]);
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ queries */
+
+bool lode_generator_sharp(lode_generator_h g, uint32_t kv_head)
+{
+    /* spread evenly over the heads: head h is sharp where the running count of h·share steps up */
+    double share = g->params.sharp_share;
+    return floor((kv_head + 1) * share + 1e-9) > floor(kv_head * share + 1e-9);
+}
+
+uint32_t lode_generator_facts(lode_generator_h g, uint32_t layer, uint64_t number, uint32_t query_head,
+                              uint64_t *positions)
+{
+    uint64_t begin = g->starts[0], end = g->starts[g->params.blocks];
+    for (uint32_t f = 0; f < g->params.facts; f++)
+        positions[f] = begin + key_of(g, FOR_FACT, number, lane(layer, query_head), f) % (end - begin);
+    return g->params.facts;
+}
+
+static uint32_t block_at(const struct lode_generator *g, uint64_t position)
+{
+    uint32_t block = 0;
+    while (block + 1 < g->params.blocks && g->starts[block + 1] <= position)
+        block++;
+    return block;
+}
+
+static void add_facts(lode_generator_h g, uint32_t layer, uint64_t number, uint32_t head, float strength, float *q)
+{
+    const lode_geometry_t *geometry = &g->params.geometry;
+    uint32_t dim = geometry->head_dim, kv_head = head / (geometry->query_heads / geometry->kv_heads);
+    uint64_t positions[LODE_FACTS_MAX];
+    uint32_t facts = lode_generator_facts(g, layer, number, head, positions);
+    float row[LODE_MAX_DIM], cosine[LODE_MAX_DIM / 2], sine[LODE_MAX_DIM / 2];
+    for (uint32_t f = 0; f < facts; f++) {
+        uint32_t block = block_at(g, positions[f]);
+        make_row(g, 0, block, layer, kv_head, positions[f] - g->starts[block], row);
+        angles(g, (int64_t)positions[f], cosine, sine);
+        rotate(row, dim, cosine, sine);
+        for (uint32_t i = 0; i < dim; i++)
+            q[i] += strength * row[i];
+    }
+}
+
+void lode_generator_query(lode_generator_h g, uint32_t layer, uint64_t number, float *q)
+{
+    const lode_geometry_t *geometry = &g->params.geometry;
+    uint32_t dim = geometry->head_dim, group = geometry->query_heads / geometry->kv_heads;
+    /* A fact's logit is strength·|k|²/√D = strength·√D: it must stand above the log of what it is one of. */
+    double tokens = (double)(g->starts[g->params.blocks] - g->starts[0]);
+    float strength = (float)((8 + log(tokens)) / sqrt(dim));
+    memset(q, 0, (size_t)geometry->query_heads * dim * sizeof *q);
+    for (uint32_t head = 0; head < geometry->query_heads; head++, q += dim) {
+        uint32_t kv_head = head / group;
+        const float *topics = g->topics[0] + ((size_t)layer * geometry->kv_heads + kv_head) * TOPICS * (size_t)dim;
+        uint64_t key = key_of(g, FOR_QUERY, number, lane(layer, head), 0);
+        if (lode_generator_sharp(g, kv_head)) {
+            add_facts(g, layer, number, head, strength, q);
+        } else {
+            for (uint32_t i = 0; i < dim; i++)
+                q[i] = 0.8f * topics[key % TOPICS * dim + i];
+            add_noise(g, lode_mix(key, 1), 1.0f, q, dim);
+        }
+        add_noise(g, key, (float)g->params.query_noise, q, dim);
+        for (uint32_t i = 0; i < dim; i++)
+            q[i] = to_bf16(q[i]);
+    }
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <mpi.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/job.h"
+
+static uint32_t from_launcher(const char *const *names, uint32_t otherwise)
+{
+    for (; *names; names++) {
+        const char *value = getenv(*names);
+        uint64_t number;
+        if (value && lode_parse_count(value, &number) == LODE_OK)
+            return (uint32_t)number;
+    }
+    return otherwise;
+}
+
+uint32_t lode_job_rank_hint(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", NULL};
+    return from_launcher(names, 0);
+}
+
+/* SLURM_NTASKS is also set for a program that sbatch starts alone, so it counts only beside PMIX_RANK. */
+uint32_t lode_job_ranks_hint(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", NULL};
+    static const char *const slurm[] = {"SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", NULL};
+    return from_launcher(names, getenv("PMIX_RANK") ? from_launcher(slurm, 1) : 1);
+}
+
+static bool mpi_runs(void)
+{
+    int started = 0, ended = 0;
+    MPI_Initialized(&started);
+    MPI_Finalized(&ended);
+    return started && !ended;
+}
+
+int lode_job_refuse(int code, const char *format, ...)
+{
+    char line[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    bool together = lode_job_ranks_hint() > 1;
+    if (together && !mpi_runs())
+        MPI_Init(NULL, NULL);
+    if (lode_job_rank_hint() == 0)
+        fprintf(stderr, "lodemark: %s\n", line);
+    if (together) {
+        MPI_Barrier(MPI_COMM_WORLD);
+        MPI_Finalize();
+    }
+    return code;
+}
+
+lode_status_t lode_job_begin(lode_job_t *job)
+{
+    int provided, rank, ranks;
+    if (!mpi_runs() && MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+        return lode_fail(LODE_ERR_MPI, "MPI_Init_thread failed");
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    job->rank = (uint32_t)rank;
+    job->ranks = (uint32_t)ranks;
+    return LODE_OK;
+}
+
+void lode_job_end(void)
+{
+    if (mpi_runs())
+        MPI_Finalize();
+}
+
+lode_status_t lode_job_agree(lode_status_t status)
+{
+    int rank, first, mine;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    mine = status == LODE_OK ? INT32_MAX : rank;
+    MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (first == INT32_MAX)
+        return LODE_OK;
+    char sentence[512] = {0};
+    int code = (int)status;
+    if (rank == first)
+        snprintf(sentence, sizeof sentence, "%s", lode_error_message());
+    MPI_Bcast(&code, 1, MPI_INT, first, MPI_COMM_WORLD);
+    MPI_Bcast(sentence, sizeof sentence, MPI_CHAR, first, MPI_COMM_WORLD);
+    return lode_fail((lode_status_t)code, "%s", sentence);
+}
+
+lode_status_t lode_job_check_output(const char *path)
+{
+    bool there = access(path, F_OK) == 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return lode_fail(LODE_ERR_IO, "%s cannot be written: %s", path, strerror(errno));
+    close(fd);
+    if (!there)
+        unlink(path);
+    return LODE_OK;
+}
+
+lode_status_t lode_job_write_json(const char *path, const json_t *object)
+{
+    if (!path)
+        return LODE_OK;
+    FILE *file = fopen(path, "w");
+    if (!file)
+        return lode_fail(LODE_ERR_IO, "%s cannot be written: %s", path, strerror(errno));
+    int wrong = json_dumpf(object, file, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    wrong |= fputc('\n', file) == EOF;
+    wrong |= fclose(file);
+    return wrong ? lode_fail(LODE_ERR_IO, "%s cannot be written: %s", path, strerror(errno)) : LODE_OK;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double lode_median(double *values, size_t n)
+{
+    if (!n)
+        return 0;
+    qsort(values, n, sizeof *values, by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file job.h
+ * @brief The benchmark as an MPI job: who speaks, how ranks agree on an error, exit codes.
+ *
+ * These are the benchmark's own collectives, before and after what is measured. After a rank was killed
+ * none of them may be called.
+ */
+#ifndef LODE_BENCH_JOB_H
+#define LODE_BENCH_JOB_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "base/base.h"
+
+/** What a command exits with. */
+enum { LODE_EXIT_OK = 0, LODE_EXIT_FAILED = 1, LODE_EXIT_USAGE = 2 };
+
+/** Rank of this process as its launcher (mpirun, srun) set it, 0 without one. Needs no MPI. */
+uint32_t lode_job_rank_hint(void);
+/** Ranks of the job as the launcher says, 1 without one. */
+uint32_t lode_job_ranks_hint(void);
+
+/**
+ * Print "lodemark: <sentence>" by one rank and give @p code back. Meant for errors that every rank finds by
+ * itself, like a wrong option: no rank returns before the one that speaks has spoken, or the launcher could
+ * kill it first.
+ */
+int lode_job_refuse(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+typedef struct lode_job {
+    uint32_t rank, ranks;
+} lode_job_t;
+
+/** Initialise MPI. Collective. */
+lode_status_t lode_job_begin(lode_job_t *job);
+/** Finalise MPI. Collective. */
+void lode_job_end(void);
+/** Every rank gets the status and sentence of the lowest rank that has failed; LODE_OK if none has. Collective. */
+lode_status_t lode_job_agree(lode_status_t status);
+
+/** Whether @p path can be created or written; nothing is changed in a file that is there. */
+lode_status_t lode_job_check_output(const char *path);
+/** Write @p object to @p path, or nothing if that is NULL. */
+lode_status_t lode_job_write_json(const char *path, const json_t *object);
+
+/** Median of n numbers, which are reordered; 0 for n = 0. */
+double lode_median(double *values, size_t n);
+
+#endif

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/step.h"
+
+/* Options without a default here have one that depends on the others; their text names it. */
+const lode_option_t lode_step_options[] = {
+    {"tokens", NULL, LODE_OPTION_COUNT, NULL, 1, UINT64_C(1) << 31, "context length, all documents together [65536]"},
+    {"layers", NULL, LODE_OPTION_COUNT, NULL, 1, 1024, "layers of the model [1]"},
+    {"heads", NULL, LODE_OPTION_COUNT, NULL, 1, 1024, "query heads [32]"},
+    {"kv-heads", NULL, LODE_OPTION_COUNT, NULL, 1, 1024, "KV heads; they divide the query heads [8]"},
+    {"head-dim", NULL, LODE_OPTION_COUNT, NULL, 1, 4096, "coordinates of a head: 64, 128 or 256 [128]"},
+    {"theta", NULL, LODE_OPTION_COUNT, NULL, 2, 0, "base of the rotary frequencies [500000]"},
+    {"documents", NULL, LODE_OPTION_COUNT, NULL, 1, 4096, "blocks that the context is made of [4; a capture is 1]"},
+    {"budget", "3.125%", LODE_OPTION_SHARE, NULL, 0, 0, "share of the context that a KV head may read a step"},
+    {"policy", "landmark2", LODE_OPTION_TEXT, NULL, 0, 0,
+     "dense, or landmark16, 8, 4, 2 with :c2 to :c16, :higgs, :nocentre"},
+    {"format", "fp8", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how records are stored"},
+    {"merge", "max", LODE_OPTION_CHOICE, "max|mean", 0, 0, "how the query heads of a group agree on a token"},
+    {"sinks", "4", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "first tokens of the context that are always read"},
+    {"window", "64", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "last tokens of the context that are always read"},
+    {"streams", "1", LODE_OPTION_COUNT, NULL, 1, 256, "streams a rank, each with its own queries and output"},
+    {"new-tokens", "1", LODE_OPTION_COUNT, NULL, 1, 4096, "new tokens a stream and step"},
+    {"no-write", "no", LODE_OPTION_FLAG, NULL, 0, 0, "do not append the new tokens' keys and values"},
+    {"steps", "20", LODE_OPTION_COUNT, NULL, 1, 100000, "measured steps"},
+    {"warmup", "2", LODE_OPTION_COUNT, NULL, 0, 1000, "steps before those"},
+    {"dense-steps", "3", LODE_OPTION_COUNT, NULL, 0, 1000, "dense steps over the same pages, to compare with"},
+    {"check-steps", NULL, LODE_OPTION_COUNT, NULL, 0, 100000,
+     "steps compared with double [up to 4, fewer if it is dear]"},
+    {"query-run", "1", LODE_OPTION_COUNT, NULL, 1, 100000, "steps in a row that ask the same query"},
+    {"sharp", "50%", LODE_OPTION_SHARE, NULL, 0, 0, "generated KV heads that look up single facts"},
+    {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of the generated keys, values and queries"},
+    {"capture", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "take them from this safetensors file instead"},
+    {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the results to this file as one JSON object"},
+    {"kill-rank", NULL, LODE_OPTION_COUNT, NULL, 0, 4096,
+     "this rank kills itself, nobody writes; wants mpirun --enable-recovery"},
+    {"kill-step", "5", LODE_OPTION_COUNT, NULL, 0, 100000, "… before this step of a second run over the steps"},
+    {NULL},
+};
+
+void lode_step_help(FILE *out)
+{
+    fprintf(out, "mpirun -n RANKS lodemark bench step [OPTIONS]\n\n"
+                 "Spread a context over the memory of the ranks, replicate its landmarks, and measure steps of sparse\n"
+                 "attention over it: time, bytes moved, softmax mass found, error against dense attention in double.\n"
+                 "Every rank runs the same queries at once, each as a stream of its own.\n\nOptions\n");
+    lode_options_help(lode_step_options, out);
+    fprintf(out, "\nOptions of the cluster (also as variables, LODEMARK_ARENA for --arena)\n");
+    lode_options_help(lode_library_options, out);
+}
+
+/* This table, then the library's without defaults: what has a value there was asked for. */
+static lode_option_t *join_tables(void)
+{
+    size_t own = 0, library = 0;
+    while (lode_step_options[own].name)
+        own++;
+    while (lode_library_options[library].name)
+        library++;
+    lode_option_t *table = calloc(own + library + 1, sizeof *table);
+    if (!table)
+        return NULL;
+    memcpy(table, lode_step_options, own * sizeof *table);
+    memcpy(table + own, lode_library_options, library * sizeof *table);
+    for (size_t i = 0; i < library; i++)
+        table[own + i].value = NULL;
+    return table;
+}
+
+static uint64_t count_or(const lode_options_t *options, const char *name, uint64_t otherwise)
+{
+    return lode_options_get(options, name) ? lode_options_count(options, name) : otherwise;
+}
+
+/* A landmark's first word is checked here too, so that a slip is answered with the nearest name. */
+static lode_status_t read_policy(lode_step_wish_t *wish)
+{
+    static const lode_option_t policies[] = {{"dense"},     {"landmark2"},  {"landmark4"},
+                                             {"landmark8"}, {"landmark16"}, {NULL}};
+    wish->policy = lode_options_get(&wish->options, "policy");
+    wish->dense = strcmp(wish->policy, "dense") == 0;
+    lode_status_t status = lode_landmark_parse(wish->dense ? "landmark2" : wish->policy, &wish->landmark);
+    if (status == LODE_OK)
+        return LODE_OK;
+    char word[64];
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(wish->policy, ":"), wish->policy);
+    const char *nearest = lode_options_nearest(policies, word);
+    if (!nearest || strcmp(nearest, word) == 0)
+        return status;
+    return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", word, nearest);
+}
+
+static void read_geometry(lode_step_wish_t *wish)
+{
+    const lode_options_t *o = &wish->options;
+    wish->geometry = (lode_geometry_t){.layers = (uint32_t)count_or(o, "layers", 1),
+                                       .query_heads = (uint32_t)count_or(o, "heads", 32),
+                                       .kv_heads = (uint32_t)count_or(o, "kv-heads", 8),
+                                       .head_dim = (uint32_t)count_or(o, "head-dim", 128),
+                                       .rope = {.theta = (double)count_or(o, "theta", 500000)}};
+    wish->tokens = count_or(o, "tokens", 65536);
+    wish->documents = (uint32_t)count_or(o, "documents", 4);
+}
+
+/* What a capture brings itself, and what it cannot give. */
+static lode_status_t check_capture(const lode_step_wish_t *wish)
+{
+    static const char *const brought[] = {"tokens",   "layers", "heads",     "kv-heads",
+                                          "head-dim", "theta",  "documents", NULL};
+    for (const char *const *name = brought; wish->capture && *name; name++)
+        if (lode_options_get(&wish->options, *name))
+            return lode_fail(LODE_ERR_INVALID, "--%s and --capture exclude each other: a capture brings it along",
+                             *name);
+    if (wish->capture && wish->new_tokens > 1)
+        return lode_fail(LODE_ERR_INVALID, "--new-tokens %u: a capture's queries come one at a time", wish->new_tokens);
+    return LODE_OK;
+}
+
+static void read_counts(lode_step_wish_t *wish)
+{
+    const lode_options_t *o = &wish->options;
+    wish->sinks = (uint32_t)lode_options_count(o, "sinks");
+    wish->window = (uint32_t)lode_options_count(o, "window");
+    wish->streams = (uint32_t)lode_options_count(o, "streams");
+    wish->new_tokens = (uint32_t)lode_options_count(o, "new-tokens");
+    wish->steps = (uint32_t)lode_options_count(o, "steps");
+    wish->warmup = (uint32_t)lode_options_count(o, "warmup");
+    wish->dense_steps = (uint32_t)lode_options_count(o, "dense-steps");
+    wish->check_steps = (int64_t)count_or(o, "check-steps", UINT64_MAX);
+    wish->query_run = (uint32_t)lode_options_count(o, "query-run");
+    wish->seed = lode_options_count(o, "seed");
+    wish->kill_rank = (int64_t)count_or(o, "kill-rank", UINT64_MAX);
+    wish->kill_step = (uint32_t)lode_options_count(o, "kill-step");
+    wish->budget = lode_options_share(o, "budget");
+    wish->sharp_share = lode_options_share(o, "sharp");
+    wish->merge = strcmp(lode_options_get(o, "merge"), "max") == 0 ? LODE_MERGE_MAX : LODE_MERGE_MEAN;
+    wish->json = lode_options_get(o, "json");
+    wish->capture = lode_options_get(o, "capture");
+    wish->write = !lode_options_flag(o, "no-write") && !wish->capture && wish->kill_rank < 0;
+}
+
+static lode_status_t read_wish(int argc, char **argv, lode_step_wish_t *wish)
+{
+    int rest;
+    LODE_TRY(lode_options_parse(&wish->options, argc, argv, &rest));
+    if (rest < argc)
+        return lode_fail(LODE_ERR_INVALID, "\"%s\": bench step takes options only, each beginning with --", argv[rest]);
+    read_geometry(wish);
+    read_counts(wish);
+    LODE_TRY(lode_format_parse(lode_options_get(&wish->options, "format"), &wish->format));
+    LODE_TRY(check_capture(wish));
+    if (wish->kill_rank >= 0 && wish->kill_step >= wish->steps)
+        return lode_fail(LODE_ERR_INVALID, "--kill-step %u: there are %u steps, from 0", wish->kill_step, wish->steps);
+    return read_policy(wish);
+}
+
+lode_status_t lode_step_wish_parse(int argc, char **argv, lode_step_wish_t *wish)
+{
+    lode_step_wish_t made = {0};
+    for (int i = 0; i < argc; i++)
+        made.help |= strcmp(argv[i], "--help") == 0;
+    lode_option_t *table = join_tables();
+    if (!table)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
+    lode_status_t status = lode_options_create(table, &made.options);
+    if (status == LODE_OK && !made.help)
+        status = read_wish(argc, argv, &made);
+    *wish = made;
+    if (status != LODE_OK)
+        lode_step_wish_free(wish);
+    return status;
+}
+
+void lode_step_wish_free(lode_step_wish_t *wish)
+{
+    const lode_option_t *table = wish->options.table;
+    lode_options_destroy(&wish->options);
+    free((void *)(uintptr_t)table);
+    wish->options.table = NULL;
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <mpi.h>
+#include <string.h>
+#include <ucp/api/ucp.h>
+#include <uct/api/uct.h>
+
+#include "kernels/kernels.h"
+#include "launch/info.h"
+
+json_t *lode_info_build(void)
+{
+    return json_pack("{s:s s:s s:s}", "compiler", LODE_BUILD_COMPILER, "type", LODE_BUILD_TYPE, "sanitizers",
+                     *LODE_BUILD_SANITIZERS ? LODE_BUILD_SANITIZERS : "none");
+}
+
+json_t *lode_info_backends(void)
+{
+    json_t *list = json_array();
+    lode_backend_t backend;
+    for (uint32_t i = 0; lode_backend_query(i, &backend); i++)
+        json_array_append_new(list, json_pack("{s:s s:b s:b}", "name", backend.name, "compiled", (int)backend.compiled,
+                                              "usable", (int)backend.usable));
+    return list;
+}
+
+json_t *lode_info_mpi(void)
+{
+    char text[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length = 0;
+    MPI_Get_library_version(text, &length); /* allowed before MPI_Init */
+    text[strcspn(text, ",\n")] = 0;
+    return json_pack("{s:s}", "library", text);
+}
+
+/* Transports of one memory domain, as "tcp/eth0". */
+static void list_domain(uct_component_h component, const char *name, json_t *list)
+{
+    uct_md_config_t *config;
+    uct_md_h domain;
+    uct_tl_resource_desc_t *resources;
+    unsigned count = 0;
+    if (uct_md_config_read(component, NULL, NULL, &config) != UCS_OK)
+        return;
+    if (uct_md_open(component, name, config, &domain) == UCS_OK) {
+        if (uct_md_query_tl_resources(domain, &resources, &count) == UCS_OK) {
+            for (unsigned i = 0; i < count; i++)
+                json_array_append_new(list, json_sprintf("%s/%s", resources[i].tl_name, resources[i].dev_name));
+            uct_release_tl_resource_list(resources);
+        }
+        uct_md_close(domain);
+    }
+    uct_config_release(config);
+}
+
+static void list_component(uct_component_h component, json_t *list)
+{
+    uct_component_attr_t attr = {.field_mask = UCT_COMPONENT_ATTR_FIELD_MD_RESOURCE_COUNT};
+    if (uct_component_query(component, &attr) != UCS_OK || attr.md_resource_count == 0 || attr.md_resource_count > 64)
+        return;
+    uct_md_resource_desc_t domains[64];
+    attr.field_mask = UCT_COMPONENT_ATTR_FIELD_MD_RESOURCES;
+    attr.md_resources = domains;
+    if (uct_component_query(component, &attr) != UCS_OK)
+        return;
+    for (unsigned i = 0; i < attr.md_resource_count; i++)
+        list_domain(component, domains[i].md_name, list);
+}
+
+json_t *lode_info_ucx(void)
+{
+    json_t *list = json_array();
+    uct_component_h *components;
+    unsigned count = 0;
+    if (uct_query_components(&components, &count) == UCS_OK) {
+        for (unsigned i = 0; i < count; i++)
+            list_component(components[i], list);
+        uct_release_component_list(components);
+    }
+    const char *only = getenv("UCX_TLS");
+    json_t *object = json_pack("{s:s s:o}", "version", ucp_get_version_string(), "transports", list);
+    if (object && only)
+        json_object_set_new(object, "UCX_TLS", json_string(only));
+    return object;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line: names to functions. */
+#include <string.h>
+
+#include "bench/bench.h"
+#include "bench/job.h"
+#include "launch/info.h"
+
+typedef struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* words after the name; NULL: has commands of its own */
+    const struct command *below;
+    const char *doc;
+} command_t;
+
+static const command_t bench_commands[] = {
+    {"step", lode_bench_step, NULL, "attention steps over a context that all ranks hold: time, bytes, accuracy"},
+    {NULL},
+};
+
+static const command_t commands[] = {
+    {"info", lode_command_info, NULL, "what this build and this machine can do"},
+    {"bench", NULL, bench_commands, "measure"},
+    {NULL},
+};
+
+static void print_help(const char *path, const command_t *table, FILE *out)
+{
+    fprintf(out, "%s COMMAND [OPTIONS]\n\n", path);
+    if (table == commands)
+        fprintf(out, "Attention over KV caches that lie in the host memory of a cluster. Commands that join a cluster\n"
+                     "are started by mpirun or srun, one process a rank.\n\n");
+    for (; table->name; table++)
+        fprintf(out, "  %-8s  %s\n", table->name, table->doc);
+    fprintf(out, "\nEach has its own --help. Also: lodemark --version\n");
+}
+
+/* The option tables' search for the nearest name serves for commands as well. */
+static const char *nearest_command(const command_t *table, const char *word)
+{
+    lode_option_t names[8] = {{NULL}};
+    for (size_t i = 0; table[i].name && i + 1 < sizeof names / sizeof *names; i++)
+        names[i].name = table[i].name;
+    const char *nearest = lode_options_nearest(names, word);
+    for (; nearest && table->name; table++)
+        if (strcmp(table->name, nearest) == 0)
+            return table->name;
+    return NULL;
+}
+
+static int refuse_word(const char *path, const command_t *table, const char *word)
+{
+    const char *nearest = nearest_command(table, word);
+    return lode_job_refuse(LODE_EXIT_USAGE, "%s has no command \"%s\"%s%s%s; see %s --help", path, word,
+                           nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "", path);
+}
+
+static int dispatch(const char *path, const command_t *table, int argc, char **argv)
+{
+    if (argc == 0 || strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0 || strcmp(argv[0], "help") == 0) {
+        if (lode_job_rank_hint() == 0)
+            print_help(path, table, argc ? stdout : stderr);
+        return argc ? LODE_EXIT_OK : LODE_EXIT_USAGE;
+    }
+    for (const command_t *command = table; command->name; command++) {
+        if (strcmp(argv[0], command->name) != 0)
+            continue;
+        char below[64];
+        snprintf(below, sizeof below, "%s %s", path, command->name);
+        return command->run ? command->run(argc - 1, argv + 1) : dispatch(below, command->below, argc - 1, argv + 1);
+    }
+    return refuse_word(path, table, argv[0]);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+        if (lode_job_rank_hint() == 0)
+            printf("lodemark %s\n", lode_version());
+        return LODE_EXIT_OK;
+    }
+    return dispatch("lodemark", commands, argc - 1, argv + 1);
+}
