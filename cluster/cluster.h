@@ -29,10 +29,10 @@ typedef struct lode_fabric *lode_fabric_h;
 /* --------------------------------------------------------------- membership */
 
 typedef struct lode_member {
-    uint64_t node;        /**< stable id of its failure domain: hash of host name, or of LODEMARK_NODE */
+    uint64_t node; /**< stable id of its failure domain: hash of host name, or of LODEMARK_NODE */
     uint64_t arena_bytes;
-    uint32_t node_index;  /**< 0 … nodes−1 */
-    uint32_t local_rank;  /**< among the ranks that share memory with it */
+    uint32_t node_index; /**< 0 … nodes−1 */
+    uint32_t local_rank; /**< among the ranks that share memory with it */
     char host[64];
 } lode_member_t;
 
@@ -57,7 +57,8 @@ const char *lode_fabric_path(lode_fabric_h fabric, const char **reason);
 /** Bytes that a handler wants sent back beside its reply; none here needs one. */
 typedef struct lode_fabric_handlers {
     /**
-     * Serve one call of rank @p from. payload is borrowed for the call. Fills reply's offset and size;
+     * Serve one call of rank @p from. Runs on the service thread, or on the caller's for a call to the own rank,
+     * but never twice at once. payload is borrowed for the call. Fills reply's offset and size;
      * the status it returns and, on an error, the thread's lode_error_message() go back with it.
      */
     lode_status_t (*serve)(void *context, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
@@ -75,18 +76,18 @@ typedef struct lode_fabric_handlers {
 typedef enum lode_path { LODE_PATH_AUTO, LODE_PATH_ONE_SIDED, LODE_PATH_BATCHED } lode_path_t;
 
 typedef struct lode_fabric_params {
-    const char *node;           /**< name of this rank's failure domain; "": the host's */
-    bool rank_is_node;          /**< every rank its own failure domain */
-    size_t arena_bytes;         /**< registered for one-sided reads; huge pages where there are some */
+    const char *node;   /**< name of this rank's failure domain; "": the host's */
+    bool rank_is_node;  /**< every rank its own failure domain */
+    size_t arena_bytes; /**< registered for one-sided reads; huge pages where there are some */
     lode_path_t path;
     size_t landing_bytes;       /**< of one landing buffer; there are LODE_LANDINGS of them */
     size_t reply_bytes;         /**< aim of one reply message */
     size_t credit_bytes;        /**< most reply bytes asked of one owner and not yet landed */
     uint32_t fetch_deadline_ms; /**< then the next owner is asked */
     uint32_t call_deadline_ms;
-    uint32_t spin_us;           /**< how long an idle thread polls before it sleeps */
+    uint32_t spin_us; /**< how long an idle thread polls before it sleeps */
     lode_fabric_handlers_t handlers;
-    void *context;              /**< passed to handlers */
+    void *context; /**< passed to handlers */
 } lode_fabric_params_t;
 
 /**
@@ -102,7 +103,11 @@ void lode_fabric_destroy(lode_fabric_h *fabric);
 
 /** This rank's arena. */
 void *lode_fabric_arena(lode_fabric_h fabric);
-/** A zero-filled sparse mapping of @p bytes shared by the ranks of this node. Collective over the node. @p fd for fallocate. */
+/**
+ * A zero-filled sparse mapping of @p bytes shared by the ranks of this node. Collective over the node. @p fd for
+ * fallocate, which says LODE_ERR_FULL's cause before a write would end in SIGBUS. Both belong to the fabric and
+ * go with it.
+ */
 lode_status_t lode_fabric_shared(lode_fabric_h fabric, size_t bytes, void **base, int *fd);
 /** Whether all ranks pass the same bytes (a geometry). Collective. @p rank: the first that differs from rank 0. */
 lode_status_t lode_fabric_agree(lode_fabric_h fabric, const void *data, size_t bytes, bool *same, uint32_t *rank);
@@ -115,13 +120,15 @@ lode_status_t lode_fabric_worst(lode_fabric_h fabric, lode_status_t status);
 typedef void (*lode_call_done_t)(void *context, uint32_t from, lode_status_t status, const Lodemark__Reply *reply);
 
 /**
- * Send a call; done is called later, inside a function of this header, exactly once. A call to the own
- * rank is served at once, under the same rules. call's id and epoch are filled here.
- * @param payload  borrowed until done
+ * Send a call; done is called inside a function of this header, exactly once, and may make calls itself. A call
+ * to the own rank is served and done before this returns. call's id, epoch and from are filled here. Calls to one
+ * rank may be served in another order than they were made: wait for what must come first.
+ * @param payload  copied, at most 64 MiB
  * Blocks (progressing) while too many calls are under way; that bounds memory at the peer.
+ * @return an error, LODE_ERR_PEER_LOST for a rank known to be lost; done is not called then.
  */
-lode_status_t lode_fabric_call(lode_fabric_h fabric, uint32_t to, Lodemark__Call *call, const void *payload, size_t bytes,
-                               lode_call_done_t done, void *context);
+lode_status_t lode_fabric_call(lode_fabric_h fabric, uint32_t to, Lodemark__Call *call, const void *payload,
+                               size_t bytes, lode_call_done_t done, void *context);
 /** Progress until no call is under way. */
 void lode_fabric_calls_wait(lode_fabric_h fabric);
 /** Send a call and wait. @p reply_offset and @p reply_size may be NULL. */
@@ -137,12 +144,12 @@ void lode_fabric_progress(lode_fabric_h fabric);
 
 /** Records of one page and head: the bits of mask, lowest first, land next to each other. */
 typedef struct lode_fetch_item {
-    uint64_t mask;      /**< tokens of the page, not 0 */
+    uint64_t mask; /**< tokens of the page, not 0 */
     uint64_t block;
     uint32_t page;
-    uint16_t head;      /**< index in the page */
-    uint16_t user;      /**< the caller's */
-    uint32_t landing;   /**< byte offset in the landing buffer, a multiple of 8 */
+    uint16_t head;    /**< index in the page */
+    uint16_t user;    /**< the caller's */
+    uint32_t landing; /**< byte offset in the landing buffer, a multiple of 8 */
 } lode_fetch_item_t;
 
 /** An owner to ask for an item. */
@@ -158,19 +165,22 @@ typedef struct lode_fetch {
     uint32_t count;
     uint32_t layer;
     uint32_t record_bytes;
-    /** The attempt-th (0, 1, …) owner to ask for an item. @return false when there is none left. */
+    /**
+     * The attempt-th (0, 1, …) owner to ask for an item. @return false when there is none left. May be asked for
+     * any attempt, more than once. Neither this nor verify may call functions of this header that progress.
+     */
     bool (*source)(void *context, const lode_fetch_item_t *item, uint32_t attempt, lode_fetch_source_t *source);
     /** Whether the landed records of an item are what was asked for. A refusal counts as a failed attempt. */
     bool (*verify)(void *context, const lode_fetch_item_t *item, const uint8_t *records);
     void *context;
     /* out */
-    uint8_t *landing;      /**< where item.landing counts from; yours until the fetch is released */
-    uint64_t bytes;        /**< landed */
+    uint8_t *landing; /**< where item.landing counts from; settled when the wait returns, yours until the release */
+    uint64_t bytes;   /**< landed */
     uint64_t requests;
     uint32_t retries;
-    uint64_t owners;       /**< bit set of ranks asked, modulo 64 */
+    uint64_t owners;               /**< bit set of ranks asked, modulo 64 */
     const lode_fetch_item_t *lost; /**< the first item that nobody could give */
-    void *state;           /**< the fabric's */
+    void *state;                   /**< the fabric's */
 } lode_fetch_t;
 
 /**

@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From MPI ranks to connected peers. Every stage ends in lode_fabric_worst(), so that a rank that fails
+ * takes the others out of the next collective instead of leaving them inside.
+ */
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cluster/fabric_inside.h"
+
+#define CARD_VERSION 0x6c6f646500000001u
+#define CONNECT_NS 30000000000u
+#define MESSAGE_BYTES 512
+/** How long a barrier may still take after a rank has closed its end: the slower ones are passing it. */
+#define GOODBYE_NS 2000000000u
+
+lode_status_t fabric_mpi_status(int code, const char *call)
+{
+    if (code == MPI_SUCCESS)
+        return LODE_OK;
+    char text[MPI_MAX_ERROR_STRING] = "unknown error";
+    int length;
+    MPI_Error_string(code, text, &length);
+    return lode_fail(LODE_ERR_MPI, "%.*s: %s", (int)strcspn(call, "("), call, text);
+}
+
+lode_status_t lode_fabric_worst(lode_fabric_h fabric, lode_status_t status)
+{
+    struct {
+        int status, rank;
+    } mine = {status, (int)fabric->rank}, worst;
+    char text[MESSAGE_BYTES] = "";
+    LODE_TRY(FABRIC_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MINLOC, fabric->comm)));
+    if (worst.status == LODE_OK)
+        return LODE_OK;
+    snprintf(text, sizeof text, "%s", lode_error_message());
+    LODE_TRY(FABRIC_MPI(MPI_Bcast(text, sizeof text, MPI_CHAR, worst.rank, fabric->comm)));
+    text[sizeof text - 1] = 0;
+    if ((uint32_t)worst.rank == fabric->rank)
+        return lode_fail((lode_status_t)worst.status, "%s", text);
+    return lode_fail((lode_status_t)worst.status, "rank %d: %s", worst.rank, text);
+}
+
+lode_status_t lode_fabric_agree(lode_fabric_h fabric, const void *data, size_t bytes, bool *same, uint32_t *rank)
+{
+    uint64_t size = bytes;
+    LODE_TRY(FABRIC_MPI(MPI_Bcast(&size, 1, MPI_UINT64_T, 0, fabric->comm)));
+    uint8_t *first = calloc(1, size + 1);
+    lode_status_t status = first ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes to compare", bytes);
+    status = lode_fabric_worst(fabric, status);
+    if (status != LODE_OK)
+        goto release;
+    if (fabric->rank == 0)
+        memcpy(first, data, bytes);
+    status = FABRIC_MPI(MPI_Bcast(first, (int)size, MPI_BYTE, 0, fabric->comm));
+    if (status != LODE_OK)
+        goto release;
+    int mine = size == bytes && memcmp(first, data, bytes) == 0 ? INT32_MAX : (int)fabric->rank, lowest;
+    status = FABRIC_MPI(MPI_Allreduce(&mine, &lowest, 1, MPI_INT, MPI_MIN, fabric->comm));
+    if (status != LODE_OK)
+        goto release;
+    *same = lowest == INT32_MAX;
+    *rank = *same ? 0 : (uint32_t)lowest;
+release:
+    free(first);
+    return status;
+}
+
+lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t timeout_ns)
+{
+    MPI_Request request;
+    LODE_TRY(FABRIC_MPI(MPI_Ibarrier(fabric->comm, &request)));
+    uint64_t end = lode_now_ns() + timeout_ns, lost_at = 0;
+    for (;;) {
+        int done = 0;
+        LODE_TRY(FABRIC_MPI(MPI_Test(&request, &done, MPI_STATUS_IGNORE)));
+        if (done)
+            return LODE_OK;
+        unsigned moved = ucp_worker_progress(fabric->client);
+        if (service_too)
+            moved += ucp_worker_progress(fabric->service_worker);
+        if (moved == 0)
+            usleep(100);
+        uint64_t now = lode_now_ns();
+        if (atomic_load(&fabric->lost) > 0 && lost_at == 0)
+            lost_at = now;
+        if (lost_at != 0 && now - lost_at > GOODBYE_NS)
+            return lode_fail(LODE_ERR_PEER_LOST, "a rank was lost before all ranks came to a barrier");
+        if (now > end)
+            return lode_fail(LODE_ERR_TIMEOUT, "not all ranks came to a barrier within %.0f s",
+                             (double)timeout_ns * 1e-9);
+    }
+}
+
+/* ---------------------------------------------------------------------- MPI */
+
+static lode_status_t join_mpi(lode_fabric_h fabric)
+{
+    int initialised = 0, rank, ranks, local;
+    MPI_Initialized(&initialised);
+    if (!initialised)
+        return lode_fail(LODE_ERR_MPI, "MPI is not initialised; call MPI_Init_thread before joining");
+    LODE_TRY(FABRIC_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &fabric->comm)));
+    LODE_TRY(FABRIC_MPI(MPI_Comm_set_errhandler(fabric->comm, MPI_ERRORS_RETURN)));
+    LODE_TRY(FABRIC_MPI(MPI_Comm_rank(fabric->comm, &rank)));
+    LODE_TRY(FABRIC_MPI(MPI_Comm_size(fabric->comm, &ranks)));
+    LODE_TRY(
+        FABRIC_MPI(MPI_Comm_split_type(fabric->comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &fabric->node_comm)));
+    LODE_TRY(FABRIC_MPI(MPI_Comm_set_errhandler(fabric->node_comm, MPI_ERRORS_RETURN)));
+    LODE_TRY(FABRIC_MPI(MPI_Comm_rank(fabric->node_comm, &local)));
+    fabric->rank = (uint32_t)rank;
+    fabric->ranks = (uint32_t)ranks;
+    fabric->local_rank = (uint32_t)local;
+    return LODE_OK;
+}
+
+/* ---------------------------------------------------------------------- UCX */
+
+static lode_status_t context_create(lode_fabric_h fabric)
+{
+    /* Without the first, shared memory is not used at all once errors of peers are to be handled. */
+    setenv("UCX_MM_ERROR_HANDLING", "y", 0);
+    ucp_config_t *config;
+    LODE_TRY(FABRIC_UCX(ucp_config_read(NULL, NULL, &config)));
+    lode_status_t status = LODE_OK;
+    if (!getenv("UCX_KEEPALIVE_INTERVAL"))
+        status = FABRIC_UCX(ucp_config_modify(config, "KEEPALIVE_INTERVAL", "1s"));
+    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
+                                         UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
+                           .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+                           .mt_workers_shared = 1,
+                           .estimated_num_eps = 2 * fabric->ranks};
+    if (status == LODE_OK)
+        status = FABRIC_UCX(ucp_init(&params, config, &fabric->context));
+    ucp_config_release(config);
+    return status;
+}
+
+static lode_status_t worker_create(lode_fabric_h fabric, ucp_worker_h *worker)
+{
+    ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS,
+                                  .thread_mode = UCS_THREAD_MODE_SERIALIZED,
+                                  .events = UCP_WAKEUP_RX | UCP_WAKEUP_TX | UCP_WAKEUP_RMA | UCP_WAKEUP_AMO};
+    LODE_TRY(FABRIC_UCX(ucp_worker_create(fabric->context, &params, worker)));
+    ucp_worker_attr_t attributes = {.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER};
+    LODE_TRY(FABRIC_UCX(ucp_worker_query(*worker, &attributes)));
+    if (attributes.max_am_header < MESSAGE_HEADER_MAX)
+        return lode_fail(LODE_ERR_UNSUPPORTED,
+                         "UCX takes headers of %zu bytes here and %d are needed; choose other transports by UCX_TLS",
+                         attributes.max_am_header, MESSAGE_HEADER_MAX);
+    return LODE_OK;
+}
+
+/* --------------------------------------------------------------- this rank */
+
+static lode_status_t check_params(const lode_fabric_params_t *params)
+{
+    if (params->arena_bytes == 0)
+        return lode_fail(LODE_ERR_INVALID, "an arena of 0 bytes");
+    if (params->landing_bytes < (size_t)LODE_PAGE_TOKENS * MESSAGE_RECORD_MAX)
+        return lode_fail(LODE_ERR_INVALID, "landing buffers of %zu bytes; the least is %zu", params->landing_bytes,
+                         (size_t)LODE_PAGE_TOKENS * MESSAGE_RECORD_MAX);
+    if (params->reply_bytes == 0 || params->credit_bytes == 0 || params->fetch_deadline_ms == 0 ||
+        params->call_deadline_ms == 0)
+        return lode_fail(LODE_ERR_INVALID, "reply bytes, credits and deadlines must not be 0");
+    return LODE_OK;
+}
+
+static lode_status_t prepare(lode_fabric_h fabric)
+{
+    const lode_fabric_params_t *params = &fabric->params;
+    size_t least = (size_t)LODE_PAGE_TOKENS * MESSAGE_RECORD_MAX;
+    fabric->reply_capacity = params->reply_bytes > least ? params->reply_bytes : least;
+    fabric->members = calloc(fabric->ranks, sizeof *fabric->members);
+    fabric->cards = calloc(fabric->ranks, sizeof *fabric->cards);
+    fabric->peers = calloc(fabric->ranks, sizeof *fabric->peers);
+    fabric->alive = calloc(fabric->ranks, sizeof *fabric->alive);
+    if (!fabric->members || !fabric->cards || !fabric->peers || !fabric->alive)
+        return lode_fail(LODE_ERR_NO_MEMORY, "tables of %u ranks", fabric->ranks);
+    for (uint32_t r = 0; r < fabric->ranks; r++)
+        atomic_init(&fabric->alive[r], true);
+    LODE_TRY(context_create(fabric));
+    LODE_TRY(worker_create(fabric, &fabric->client));
+    LODE_TRY(worker_create(fabric, &fabric->service_worker));
+    LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_REPLY, fabric_on_reply));
+    LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_FETCH_REPLY, fabric_on_fetch_reply));
+    LODE_TRY(fabric_region_create(fabric, params->arena_bytes, true, &fabric->arena));
+    LODE_TRY(fabric_region_create(fabric, params->landing_bytes * LODE_LANDINGS, false, &fabric->landing));
+    LODE_TRY(fabric_region_create(fabric, fabric->reply_capacity * FABRIC_REPLIES, false, &fabric->replies));
+    LODE_TRY(fabric_service_create(fabric));
+    LODE_TRY(fabric_calls_create(fabric));
+    return fabric_fetches_create(fabric);
+}
+
+/* ------------------------------------------------------------- all of them */
+
+/** A rank's card, then its service address, client address and the key of its arena. */
+typedef struct introduction {
+    ucp_address_t *service, *client;
+    void *rkey;
+    size_t service_bytes, client_bytes, rkey_bytes;
+} introduction_t;
+
+static lode_status_t introduce(lode_fabric_h fabric, introduction_t *me, fabric_card_t *card)
+{
+    LODE_TRY(FABRIC_UCX(ucp_worker_get_address(fabric->service_worker, &me->service, &me->service_bytes)));
+    LODE_TRY(FABRIC_UCX(ucp_worker_get_address(fabric->client, &me->client, &me->client_bytes)));
+    LODE_TRY(FABRIC_UCX(ucp_rkey_pack(fabric->context, fabric->arena.memh, &me->rkey, &me->rkey_bytes)));
+    char domain[80];
+    gethostname(card->host, sizeof card->host - 1);
+    snprintf(domain, sizeof domain, "%s",
+             fabric->params.node && fabric->params.node[0] ? fabric->params.node : card->host);
+    card->version = CARD_VERSION;
+    card->node = lode_hash_text(domain);
+    if (fabric->params.rank_is_node)
+        card->node = lode_mix(card->node, fabric->rank + 1);
+    card->arena_base = (uintptr_t)fabric->arena.base;
+    card->arena_bytes = fabric->arena.bytes;
+    card->reply_capacity = fabric->reply_capacity;
+    card->local_rank = fabric->local_rank;
+    card->service_bytes = (uint32_t)me->service_bytes;
+    card->client_bytes = (uint32_t)me->client_bytes;
+    card->rkey_bytes = (uint32_t)me->rkey_bytes;
+    return LODE_OK;
+}
+
+static void introduction_release(lode_fabric_h fabric, introduction_t *me)
+{
+    if (me->service)
+        ucp_worker_release_address(fabric->service_worker, me->service);
+    if (me->client)
+        ucp_worker_release_address(fabric->client, me->client);
+    if (me->rkey)
+        ucp_rkey_buffer_release(me->rkey);
+}
+
+static lode_status_t read_cards(lode_fabric_h fabric)
+{
+    uint32_t nodes = 0;
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        fabric_card_t *card = &fabric->cards[r];
+        if (card->version != CARD_VERSION)
+            return lode_fail(LODE_ERR_UNSUPPORTED, "rank %u runs another version of Lodemark", r);
+        lode_member_t *member = &fabric->members[r];
+        *member = (lode_member_t){
+            .node = card->node, .arena_bytes = card->arena_bytes, .node_index = nodes, .local_rank = card->local_rank};
+        memcpy(member->host, card->host, sizeof member->host);
+        member->host[sizeof member->host - 1] = 0;
+        for (uint32_t other = 0; other < r; other++) {
+            if (fabric->members[other].node == card->node) {
+                member->node_index = fabric->members[other].node_index;
+                break;
+            }
+        }
+        if (member->node_index == nodes)
+            nodes++;
+    }
+    return LODE_OK;
+}
+
+/* Two collectives: the cards, which also say how much follows, then what follows, all in one buffer. */
+static lode_status_t exchange(lode_fabric_h fabric, const introduction_t *me, const fabric_card_t *card, uint8_t **blob,
+                              size_t **offsets)
+{
+    LODE_TRY(
+        FABRIC_MPI(MPI_Allgather(card, sizeof *card, MPI_BYTE, fabric->cards, sizeof *card, MPI_BYTE, fabric->comm)));
+    LODE_TRY(read_cards(fabric));
+    int *counts = calloc((size_t)fabric->ranks * 2, sizeof *counts), *starts = counts + fabric->ranks;
+    size_t total = 0;
+    *offsets = calloc(fabric->ranks, sizeof **offsets);
+    for (uint32_t r = 0; counts && *offsets && r < fabric->ranks; r++) {
+        counts[r] = (int)(fabric->cards[r].service_bytes + fabric->cards[r].client_bytes + fabric->cards[r].rkey_bytes);
+        starts[r] = (int)total;
+        (*offsets)[r] = total;
+        total += (size_t)counts[r];
+    }
+    uint8_t *mine = malloc(me->service_bytes + me->client_bytes + me->rkey_bytes);
+    *blob = malloc(total);
+    bool enough = counts && *offsets && mine && *blob && total < INT32_MAX;
+    lode_status_t status =
+        lode_fabric_worst(fabric, enough ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes of addresses", total));
+    if (status == LODE_OK) {
+        memcpy(mine, me->service, me->service_bytes);
+        memcpy(mine + me->service_bytes, me->client, me->client_bytes);
+        memcpy(mine + me->service_bytes + me->client_bytes, me->rkey, me->rkey_bytes);
+        status = FABRIC_MPI(
+            MPI_Allgatherv(mine, counts[fabric->rank], MPI_BYTE, *blob, counts, starts, MPI_BYTE, fabric->comm));
+    }
+    free(mine);
+    free(counts);
+    return status;
+}
+
+static lode_status_t connect_all(lode_fabric_h fabric)
+{
+    introduction_t me = {0};
+    fabric_card_t card = {0};
+    uint8_t *blob = NULL;
+    size_t *offsets = NULL;
+    uint32_t share = fabric->rank;
+    lode_status_t status = FABRIC_MPI(MPI_Bcast(&share, 1, MPI_UINT32_T, 0, fabric->node_comm));
+    if (status == LODE_OK)
+        status = introduce(fabric, &me, &card);
+    card.share = share;
+    status = lode_fabric_worst(fabric, status);
+    if (status == LODE_OK)
+        status = exchange(fabric, &me, &card, &blob, &offsets);
+    if (status == LODE_OK)
+        status = lode_fabric_worst(fabric, fabric_links_create(fabric, blob, offsets));
+    introduction_release(fabric, &me);
+    free(blob);
+    free(offsets);
+    return status;
+}
+
+static lode_status_t wire_up(lode_fabric_h fabric)
+{
+    lode_status_t status = fabric_links_wire(fabric, CONNECT_NS);
+    lode_status_t met = fabric_barrier(fabric, true, CONNECT_NS); /* others may need our progress still */
+    return lode_fabric_worst(fabric, status != LODE_OK ? status : met);
+}
+
+/* -------------------------------------------------------------- public side */
+
+static void fabric_free(lode_fabric_h fabric, bool together)
+{
+    if (fabric->client && fabric->service_worker)
+        fabric_links_destroy(fabric);
+    fabric_fetches_destroy(fabric);
+    fabric_calls_destroy(fabric);
+    fabric_service_destroy(fabric);
+    if (fabric->client)
+        ucp_worker_destroy(fabric->client);
+    if (fabric->service_worker)
+        ucp_worker_destroy(fabric->service_worker);
+    if (fabric->context) {
+        fabric_region_destroy(fabric, &fabric->arena);
+        fabric_region_destroy(fabric, &fabric->landing);
+        fabric_region_destroy(fabric, &fabric->replies);
+        ucp_cleanup(fabric->context);
+    }
+    fabric_shared_destroy(fabric);
+    free(fabric->members);
+    free(fabric->cards);
+    free(fabric->peers);
+    free(fabric->alive);
+    pthread_mutex_destroy(&fabric->serve_lock);
+    if (together && fabric->node_comm != MPI_COMM_NULL)
+        MPI_Comm_free(&fabric->node_comm);
+    if (together && fabric->comm != MPI_COMM_NULL)
+        MPI_Comm_free(&fabric->comm);
+    free(fabric);
+}
+
+lode_status_t lode_fabric_create(const lode_fabric_params_t *params, lode_status_t local_status, lode_fabric_h *out)
+{
+    lode_fabric_h fabric = calloc(1, sizeof *fabric);
+    if (!fabric)
+        return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for the fabric", sizeof *fabric);
+    fabric->params = *params;
+    fabric->comm = fabric->node_comm = MPI_COMM_NULL;
+    atomic_init(&fabric->epoch, 1);
+    pthread_mutex_init(&fabric->serve_lock, NULL);
+    message_bump_init(&fabric->bump, fabric->bump_memory, sizeof fabric->bump_memory);
+    lode_status_t status = join_mpi(fabric);
+    if (status != LODE_OK)
+        goto destroy;
+    status = lode_fabric_worst(fabric, local_status != LODE_OK ? local_status : check_params(params));
+    if (status == LODE_OK)
+        status = lode_fabric_worst(fabric, fabric_memory_check(fabric));
+    if (status == LODE_OK)
+        status = lode_fabric_worst(fabric, prepare(fabric));
+    if (status == LODE_OK)
+        status = connect_all(fabric);
+    if (status == LODE_OK)
+        status = wire_up(fabric);
+    if (status == LODE_OK)
+        status = fabric_path_choose(fabric);
+    if (status != LODE_OK)
+        goto destroy;
+    *out = fabric;
+    return LODE_OK;
+destroy:
+    atomic_store(&fabric->leaving, true);
+    fabric_free(fabric, false);
+    return status;
+}
+
+lode_status_t lode_fabric_start(lode_fabric_h fabric)
+{
+    return lode_fabric_worst(fabric, fabric_service_start(fabric));
+}
+
+/*
+ * All alive: a barrier, so that whoever closes first does so when nobody needs it any more. From there on a
+ * closed endpoint is a goodbye and not a loss. With a member lost no collective could ever end.
+ */
+void lode_fabric_destroy(lode_fabric_h *handle)
+{
+    lode_fabric_h fabric = *handle;
+    if (!fabric)
+        return;
+    *handle = NULL;
+    lode_fabric_calls_wait(fabric);
+    bool together = atomic_load(&fabric->lost) == 0;
+    if (together) {
+        atomic_store(&fabric->leaving, true);
+        together = fabric_barrier(fabric, !fabric_service_runs(fabric), UINT64_MAX / 2) == LODE_OK;
+    }
+    atomic_store(&fabric->leaving, true);
+    fabric_service_stop(fabric);
+    fabric_free(fabric, together);
+}

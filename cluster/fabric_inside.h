@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file fabric_inside.h
+ * @brief What the files of cluster/ share: the fabric's parts and who may touch them.
+ *
+ * Two threads. The caller's owns everything marked "client", the service thread everything marked
+ * "service". Between them pass only atomics: who is alive, the epoch, the order to stop.
+ */
+#ifndef LODE_CLUSTER_FABRIC_INSIDE_H
+#define LODE_CLUSTER_FABRIC_INSIDE_H
+
+#include <mpi.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <ucp/api/ucp.h>
+
+#include "cluster/cluster.h"
+#include "cluster/message.h"
+
+/** Ids of the active messages: first two to a service worker, last two to a client worker. */
+enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REPLY };
+
+/** Calls of one rank that have no answer yet, and the bytes of their payloads. */
+#define FABRIC_CALLS_MAX 64
+#define FABRIC_CALL_BYTES_MAX ((size_t)64 << 20)
+/** Fetches under way at once. */
+#define FABRIC_FETCHES 2
+/** One-sided reads under way at once. */
+#define FABRIC_GETS_MAX 256
+/** Reply buffers of an owner: as many replies are packed or being sent at once. */
+#define FABRIC_REPLIES 16
+/** Calls with large payloads that an owner receives at once. */
+#define FABRIC_RECEIVES 8
+#define FABRIC_SHARED_MAX 8
+/** Holds the largest message of MESSAGE_HEADER_MAX bytes once unpacked, with what the unpacking itself takes. */
+#define FABRIC_BUMP_BYTES 65536
+#define FABRIC_NONE UINT32_MAX
+
+/** Turn the code of an MPI or UCX call into ours, with the name of the call in the sentence. */
+#define FABRIC_MPI(call) fabric_mpi_status((call), #call)
+#define FABRIC_UCX(call) fabric_ucx_status((call), #call)
+lode_status_t fabric_mpi_status(int code, const char *call);
+lode_status_t fabric_ucx_status(ucs_status_t code, const char *call);
+
+/** What ranks tell each other at the start, fixed part. */
+typedef struct fabric_card {
+    uint64_t version; /**< of messages and of this struct */
+    uint64_t node, arena_base, arena_bytes, reply_capacity;
+    uint32_t share; /**< lowest rank that shares memory with it */
+    uint32_t local_rank;
+    uint32_t service_bytes, client_bytes, rkey_bytes; /**< of what follows the card: two addresses, a key */
+    char host[64];
+} fabric_card_t;
+
+/** One direction to one peer: an endpoint of one of our workers. Touched by that worker's thread alone. */
+typedef struct fabric_link {
+    lode_fabric_h fabric;
+    uint32_t rank;
+    bool failed; /**< set by the error handler; closed from outside of it */
+    ucp_ep_h ep; /**< NULL: none (this rank itself, or closed) */
+} fabric_link_t;
+
+typedef struct fabric_peer {
+    fabric_link_t asks;    /**< client: our client worker → its service worker */
+    fabric_link_t answers; /**< service: our service worker → its client worker */
+    ucp_rkey_h rkey;       /**< client: of its arena, for asks.ep */
+    const uint8_t *mapped; /**< client: its arena in this process, if it shares memory */
+    bool one_sided;
+    uint64_t avoid_until_ns; /**< client: it missed a deadline; others first until then */
+    uint32_t requests;       /**< client: fetch requests that UCX or a fetch still holds */
+    uint32_t asked;          /**< client: of those, the ones that a fetch waits for */
+    uint32_t zombies;        /**< client: calls given up whose payload UCX still holds */
+    size_t credit;           /**< client: reply bytes asked for and not landed */
+} fabric_peer_t;
+
+/** Memory that is bound to this process's NUMA nodes and registered with UCX. */
+typedef struct fabric_region {
+    uint8_t *base;
+    size_t bytes;
+    ucp_mem_h memh;
+    bool mapped; /**< by us; else UCX allocated it */
+} fabric_region_t;
+
+typedef enum fabric_landing_state { LANDING_FREE, LANDING_HELD, LANDING_QUARANTINED } fabric_landing_state_t;
+
+/** A landing buffer. writers: UCX operations that may still write to it. */
+typedef struct fabric_landing {
+    fabric_landing_state_t state;
+    uint32_t writers;
+} fabric_landing_t;
+
+/** Objects found by the id that goes out with a message and comes back with its answer. */
+typedef struct fabric_table {
+    void **objects;
+    uint32_t count, capacity;
+} fabric_table_t;
+
+/** Counters for tests and for `info`. */
+typedef struct fabric_counters {
+    uint64_t late_replies; /**< answers to questions that were given up */
+    uint64_t quarantines;
+    uint64_t deadlines;
+    _Atomic uint64_t malformed;
+    _Atomic uint64_t sleeps;
+    _Atomic uint64_t refused;
+} fabric_counters_t;
+
+typedef struct fabric_call fabric_call_t;
+typedef struct fabric_request fabric_request_t;
+typedef struct fabric_fetching fabric_fetching_t;
+typedef struct fabric_service fabric_service_t;
+
+struct lode_fabric {
+    lode_fabric_params_t params;
+    /* MPI */
+    MPI_Comm comm, node_comm;
+    uint32_t rank, ranks, local_rank;
+    /* members: constant after create, but for the atomics */
+    lode_member_t *members;
+    fabric_card_t *cards;
+    _Atomic bool *alive;
+    _Atomic uint32_t lost;
+    _Atomic uint32_t epoch;
+    _Atomic bool leaving; /**< endpoint errors are goodbyes from now on */
+    const char *path;
+    char path_reason[192];
+    /* UCX */
+    ucp_context_h context;
+    ucp_worker_h client, service_worker;
+    fabric_peer_t *peers;
+    fabric_region_t arena, landing, replies;
+    size_t reply_capacity;
+    /* service */
+    fabric_service_t *service;
+    pthread_mutex_t serve_lock; /**< handlers.serve runs once at a time: also a call to the own rank takes it */
+    /* client */
+    uint32_t lost_seen;
+    uint64_t sequence; /**< of ids */
+    uint64_t swept_ns; /**< when deadlines were looked at last */
+    uint64_t moved_ns; /**< when something last happened */
+    fabric_table_t calls, requests;
+    fabric_call_t *calls_free, *calls_done, *calls_done_last;
+    uint32_t calls_active;
+    size_t calls_bytes;
+    fabric_fetching_t *fetchings; /**< (FABRIC_FETCHES) */
+    fabric_request_t *requests_free;
+    uint32_t requests_peer_max; /**< bound of fabric_peer_t.requests */
+    uint8_t *bounces_free;      /**< buffers for rendezvous replies, linked by their first word */
+    fabric_landing_t landings[LODE_LANDINGS];
+    uint32_t gets;    /**< one-sided reads under way */
+    uint32_t flushes; /**< of fabric_links_wire() under way */
+    message_bump_t bump;
+    _Alignas(16) uint8_t bump_memory[FABRIC_BUMP_BYTES];
+    fabric_counters_t counters;
+    struct {
+        void *base;
+        size_t bytes;
+        int fd;
+    } shared[FABRIC_SHARED_MAX];
+    uint32_t shared_count;
+};
+
+/* bootstrap.c */
+/** MPI_Barrier during which both workers progress; ends early with LODE_ERR_PEER_LOST when a member is lost. */
+lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t timeout_ns);
+
+/* memory.c */
+/** Memory that this process may still take, in bytes: the machine's and its control group's. */
+uint64_t fabric_memory_available(void);
+lode_status_t fabric_memory_check(lode_fabric_h fabric);
+/** @p by_ucx: let UCX allocate, so that others on this host can read it directly. */
+lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool by_ucx, fabric_region_t *region);
+void fabric_region_destroy(lode_fabric_h fabric, fabric_region_t *region);
+
+/* shared.c */
+void fabric_shared_destroy(lode_fabric_h fabric);
+
+/* members.c */
+void fabric_member_lost(lode_fabric_h fabric, uint32_t rank, const char *cause);
+
+/* endpoint.c */
+/** Have @p handler called, with the fabric as its argument, for messages of this id to a worker. */
+lode_status_t fabric_listen(lode_fabric_h fabric, ucp_worker_h worker, unsigned id, ucp_am_recv_callback_t handler);
+lode_status_t fabric_links_create(lode_fabric_h fabric, const uint8_t *blob, const size_t *offsets);
+/** Wait until every endpoint can send: flush both workers while both progress. */
+lode_status_t fabric_links_wire(lode_fabric_h fabric, uint64_t timeout_ns);
+/** Close a failed endpoint; from its worker's thread, outside of its callbacks. */
+void fabric_link_close(fabric_link_t *link);
+/** Close all, drain for a bounded time. */
+void fabric_links_destroy(lode_fabric_h fabric);
+
+/* path.c */
+lode_status_t fabric_path_choose(lode_fabric_h fabric);
+
+/* service.c */
+lode_status_t fabric_service_create(lode_fabric_h fabric);
+lode_status_t fabric_service_start(lode_fabric_h fabric);
+void fabric_service_stop(lode_fabric_h fabric);
+bool fabric_service_runs(lode_fabric_h fabric);
+void fabric_service_destroy(lode_fabric_h fabric);
+/** handlers.serve under its lock, its error put into the reply. */
+void fabric_serve(lode_fabric_h fabric, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
+                  Lodemark__Reply *reply);
+
+/* progress.c */
+/** One round of client progress: messages, lost members, deadlines, fetches. @return whether anything moved. */
+bool fabric_round(lode_fabric_h fabric);
+/** A round; then, if nothing moves for a while, sleep until something does, or @p until_ns at the latest. */
+void fabric_wait(lode_fabric_h fabric, uint64_t until_ns);
+/** Sleep on a worker until it has something to do. @return at once if it has. */
+void fabric_sleep(ucp_worker_h worker, uint64_t timeout_ns, _Atomic uint64_t *sleeps);
+/** Enter an object; @return its index, FABRIC_NONE without memory. */
+uint32_t fabric_table_add(fabric_table_t *table, void *object);
+/** An id that was never used, naming slot @p slot of a table. */
+uint64_t fabric_id(lode_fabric_h fabric, uint32_t slot);
+/** The object in the slot that @p id names, or NULL. Whether it still has that id is the caller's to check. */
+void *fabric_table_find(const fabric_table_t *table, uint64_t id);
+
+/* call.c */
+lode_status_t fabric_calls_create(lode_fabric_h fabric);
+void fabric_calls_destroy(lode_fabric_h fabric);
+void fabric_calls_sweep(lode_fabric_h fabric, uint64_t now, bool lost);
+/** Run done of the calls that have ended. @return whether there were any. */
+bool fabric_calls_finish(lode_fabric_h fabric);
+
+/* fetch.c */
+lode_status_t fabric_fetches_create(lode_fabric_h fabric);
+void fabric_fetches_destroy(lode_fabric_h fabric);
+/** Send what credits allow. @return whether anything was sent. */
+bool fabric_fetches_pump(lode_fabric_h fabric);
+/** Give up what missed its deadline, or, if @p lost, what was asked of lost members. */
+void fabric_fetches_sweep(lode_fabric_h fabric, uint64_t now, bool lost);
+
+/* request.c, gets.c: messages' way in */
+ucs_status_t fabric_on_fetch_reply(void *argument, const void *header, size_t header_bytes, void *data, size_t bytes,
+                                   const ucp_am_recv_param_t *param);
+ucs_status_t fabric_on_reply(void *argument, const void *header, size_t header_bytes, void *data, size_t bytes,
+                             const ucp_am_recv_param_t *param);
+
+/** Fields that every send of ours sets. */
+static inline ucp_request_param_t fabric_send_param(ucp_send_nbx_callback_t done, void *user, uint32_t flags)
+{
+    return (ucp_request_param_t){.op_attr_mask =
+                                     UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS,
+                                 .flags = flags,
+                                 .cb.send = done,
+                                 .user_data = user};
+}
+
+#endif

@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A fetch: every item on its way from owner to owner until one gives it.
+ *
+ * Items wait in a queue an owner; the pump turns queues into requests as far as credits go. An owner that
+ * missed a deadline is avoided for a while: items that have another owner ask that one first, and come
+ * back to it when nobody else has them.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/fetch_inside.h"
+
+/** How long an owner that missed a deadline is avoided, unless it answers something before. */
+#define AVOID_NS 1000000000u
+/** Requests of a peer that a fetch may hold, at the least. */
+#define REQUESTS_PEER_MIN 16
+#define REQUESTS_PEER_MAX 256
+#define ATTEMPTS_MAX 250
+
+static const char *const cause_texts[] = {
+    [FETCH_NO_CAUSE] = "not asked",       [FETCH_LOST] = "lost",
+    [FETCH_DEADLINE] = "missed deadline", [FETCH_MISSING] = "does not hold it",
+    [FETCH_REFUSED] = "refused",          [FETCH_CHECK] = "records fail their check",
+    [FETCH_BUSY] = "takes no data",       [FETCH_MEMORY] = "no memory here",
+};
+
+lode_status_t fabric_fetches_create(lode_fabric_h fabric)
+{
+    size_t requests = 2 * fabric->params.credit_bytes / fabric->params.reply_bytes;
+    fabric->requests_peer_max = requests < REQUESTS_PEER_MIN   ? REQUESTS_PEER_MIN
+                                : requests > REQUESTS_PEER_MAX ? REQUESTS_PEER_MAX
+                                                               : (uint32_t)requests;
+    fabric->fetchings = calloc(FABRIC_FETCHES, sizeof *fabric->fetchings);
+    for (uint32_t i = 0; fabric->fetchings && i < FABRIC_FETCHES; i++) {
+        fabric->fetchings[i].fabric = fabric;
+        fabric->fetchings[i].queues = malloc(fabric->ranks * sizeof *fabric->fetchings[i].queues);
+        if (!fabric->fetchings[i].queues)
+            return lode_fail(LODE_ERR_NO_MEMORY, "fetch queues for %u ranks", fabric->ranks);
+        for (uint32_t r = 0; r < fabric->ranks; r++)
+            fabric->fetchings[i].queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE};
+    }
+    return fabric->fetchings ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "fetches");
+}
+
+void fabric_fetches_destroy(lode_fabric_h fabric)
+{
+    for (uint32_t i = 0; fabric->fetchings && i < FABRIC_FETCHES; i++) {
+        free(fabric->fetchings[i].ways);
+        free(fabric->fetchings[i].queues);
+    }
+    free(fabric->fetchings);
+    fabric->fetchings = NULL;
+    requests_destroy(fabric);
+}
+
+/* ------------------------------------------------------------------ routing */
+
+static void enqueue(fabric_fetching_t *fetching, uint32_t item)
+{
+    fetch_queue_t *queue = &fetching->queues[fetching->ways[item].rank];
+    fetching->ways[item].next = FABRIC_NONE;
+    if (queue->first == FABRIC_NONE)
+        queue->first = item;
+    else
+        fetching->ways[queue->last].next = item;
+    queue->last = item;
+    fetching->queued++;
+}
+
+static uint32_t dequeue(fabric_fetching_t *fetching, uint32_t rank)
+{
+    uint32_t item = fetching->queues[rank].first;
+    fetching->queues[rank].first = fetching->ways[item].next;
+    fetching->queued--;
+    return item;
+}
+
+static void note_cause(fetch_way_t *way, uint32_t attempt, fetch_cause_t cause)
+{
+    if (attempt < FETCH_CAUSES)
+        way->causes = (way->causes & ~(15u << 4 * attempt)) | (uint32_t)cause << 4 * attempt;
+}
+
+/** The next owner to ask for an item. @return false when there is none. */
+static bool next_source(fabric_fetching_t *fetching, uint32_t item, lode_fetch_source_t *source)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    lode_fetch_t *fetch = fetching->fetch;
+    fetch_way_t *way = &fetching->ways[item];
+    for (;;) {
+        if (way->attempt >= ATTEMPTS_MAX || !fetch->source(fetch->context, &fetch->items[item], way->attempt, source)) {
+            if (way->avoided == 0)
+                return false;
+            way->flags |= ITEM_SECOND_ROUND;
+            way->attempt = (uint8_t)__builtin_ctz(way->avoided);
+            way->avoided &= (uint16_t)(way->avoided - 1);
+            if (!fetch->source(fetch->context, &fetch->items[item], way->attempt, source))
+                return false;
+        }
+        uint32_t attempt = way->attempt;
+        /* in the second round only attempts put off before are left; the next call finds the next of them */
+        way->attempt = way->flags & ITEM_SECOND_ROUND ? ATTEMPTS_MAX : (uint8_t)(attempt + 1);
+        way->asked = (uint8_t)attempt;
+        if (source->rank >= fabric->ranks || !lode_fabric_alive(fabric, source->rank)) {
+            note_cause(way, attempt, FETCH_LOST);
+        } else if (!(way->flags & ITEM_SECOND_ROUND) && attempt < 16 &&
+                   fabric->peers[source->rank].avoid_until_ns > fabric->swept_ns) {
+            note_cause(way, attempt, FETCH_DEADLINE);
+            way->avoided |= (uint16_t)(1u << attempt);
+        } else {
+            return true;
+        }
+    }
+}
+
+/** Take records from this rank's own shard. */
+static bool take_own(fabric_fetching_t *fetching, uint32_t index)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    lode_fetch_t *fetch = fetching->fetch;
+    const lode_fetch_item_t *item = &fetch->items[index];
+    lode_wire_item_t end = {.mask = item->mask, .head = item->head};
+    const uint8_t *page = fabric->params.handlers.page(fabric->params.context, item->block, fetch->layer, item->page,
+                                                       message_item_end(&end, fetch->record_bytes));
+    if (!page)
+        return false;
+    const uint8_t *head = page + (size_t)item->head * LODE_PAGE_TOKENS * fetch->record_bytes;
+    uint8_t *to = fetch->landing + item->landing;
+    for (uint64_t left = item->mask; left; left &= left - 1, to += fetch->record_bytes)
+        memcpy(to, head + (size_t)__builtin_ctzll(left) * fetch->record_bytes, fetch->record_bytes);
+    return fetch->verify(fetch->context, item, fetch->landing + item->landing);
+}
+
+/** Send an item to the queue of its next owner; without one the fetch is lost. */
+static void route(fabric_fetching_t *fetching, uint32_t index)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    lode_fetch_t *fetch = fetching->fetch;
+    fetch_way_t *way = &fetching->ways[index];
+    lode_fetch_source_t source = {0};
+    while (next_source(fetching, index, &source)) {
+        way->rank = source.rank;
+        if (source.rank == fabric->rank) {
+            if (take_own(fetching, index)) {
+                fetch_item_landed(fetching, index);
+                return;
+            }
+            note_cause(way, way->asked, FETCH_MISSING);
+            continue;
+        }
+        lode_wire_item_t end = {.mask = fetch->items[index].mask, .head = fetch->items[index].head};
+        uint64_t bytes = message_item_end(&end, fetch->record_bytes), arena = fabric->cards[source.rank].arena_bytes;
+        way->offset = source.offset;
+        way->has_offset = source.has_offset && bytes <= arena && source.offset <= arena - bytes;
+        way->flags &= (uint8_t)~ITEM_BATCHED;
+        enqueue(fetching, index);
+        return;
+    }
+    if (!fetch->lost)
+        fetch->lost = &fetch->items[index];
+}
+
+void fetch_item_landed(fabric_fetching_t *fetching, uint32_t index)
+{
+    lode_fetch_t *fetch = fetching->fetch;
+    fetching->ways[index].flags |= ITEM_LANDED;
+    fetching->landed++;
+    fetch->bytes += (uint64_t)__builtin_popcountll(fetch->items[index].mask) * fetch->record_bytes;
+}
+
+void fetch_item_failed(fabric_fetching_t *fetching, uint32_t index, fetch_cause_t cause)
+{
+    note_cause(&fetching->ways[index], fetching->ways[index].asked, cause);
+    route(fetching, index);
+}
+
+void fetch_item_again(fabric_fetching_t *fetching, uint32_t index)
+{
+    enqueue(fetching, index);
+}
+
+static void landing_put(lode_fabric_h fabric, fabric_landing_t *landing)
+{
+    landing->state = landing->writers > 0 ? LANDING_QUARANTINED : LANDING_FREE;
+    if (landing->writers > 0)
+        fabric->counters.quarantines++;
+}
+
+/* ------------------------------------------------------------------ pumping */
+
+static bool item_one_sided(const fabric_fetching_t *fetching, uint32_t index)
+{
+    const fetch_way_t *way = &fetching->ways[index];
+    return fetching->fabric->peers[way->rank].one_sided && way->has_offset && !(way->flags & ITEM_BATCHED);
+}
+
+static void fail_queue(fabric_fetching_t *fetching, uint32_t rank, fetch_cause_t cause)
+{
+    /* routing may enter items again, but never for the rank that just failed them before the end of this list */
+    uint32_t last = fetching->queues[rank].last, item;
+    do {
+        item = dequeue(fetching, rank);
+        fetch_item_failed(fetching, item, cause);
+    } while (item != last);
+}
+
+/** Fill one request from a peer's queue with items of one kind, and send it. */
+static bool ask(fabric_fetching_t *fetching, uint32_t rank)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    uint32_t item = fetching->queues[rank].first;
+    bool one_sided = item_one_sided(fetching, item);
+    fabric_request_t *request = request_take(fabric, fetching, rank, one_sided);
+    if (!request) {
+        fail_queue(fetching, rank, FETCH_MEMORY);
+        return false;
+    }
+    while (item != FABRIC_NONE && item_one_sided(fetching, item) == one_sided && request_has_room(request, item)) {
+        request_add(request, dequeue(fetching, rank));
+        item = fetching->queues[rank].first;
+    }
+    fabric->peers[rank].credit += request->bytes;
+    fetching->fetch->owners |= UINT64_C(1) << (rank % 64);
+    if (one_sided) {
+        gets_post(request);
+    } else {
+        fetching->fetch->requests++;
+        request_send(request);
+    }
+    return true;
+}
+
+static bool pump_peer(fabric_fetching_t *fetching, uint32_t rank)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    fabric_peer_t *peer = &fabric->peers[rank];
+    bool any = false;
+    while (fetching->queues[rank].first != FABRIC_NONE && !fetching->fetch->lost) {
+        if (!lode_fabric_alive(fabric, rank)) {
+            fail_queue(fetching, rank, FETCH_LOST);
+        } else if (peer->requests >= fabric->requests_peer_max && peer->asked == 0) {
+            fail_queue(fetching, rank, FETCH_BUSY); /* all it may hold was given up, and UCX does not let go */
+        } else if (peer->requests >= fabric->requests_peer_max || peer->credit >= fabric->params.credit_bytes) {
+            break;
+        } else {
+            any |= ask(fetching, rank);
+        }
+    }
+    return any;
+}
+
+bool fabric_fetches_pump(lode_fabric_h fabric)
+{
+    bool any = false;
+    for (uint32_t f = 0; f < FABRIC_FETCHES; f++) {
+        fabric_fetching_t *fetching = &fabric->fetchings[f];
+        if (!fetching->fetch)
+            continue;
+        for (fabric_request_t *request = fetching->active, *next; request; request = next) {
+            next = request->next;
+            if (request->one_sided && fabric->gets < FABRIC_GETS_MAX && request->reading < request->count)
+                any |= gets_post(request);
+        }
+        for (uint32_t r = 0; r < fabric->ranks && fetching->queued > 0; r++)
+            any |= pump_peer(fetching, r);
+    }
+    return any;
+}
+
+/*
+ * A one-sided read was given up and may still write to its place, which the next owner's records will take.
+ * So the fetch moves to another landing buffer, with what has landed; reads that are under way start anew there.
+ */
+static void move_landing(fabric_fetching_t *fetching)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    lode_fetch_t *fetch = fetching->fetch;
+    uint32_t to = 0;
+    while (to < LODE_LANDINGS && fabric->landings[to].state != LANDING_FREE)
+        to++;
+    fetching->stuck = to == LODE_LANDINGS;
+    if (fetching->stuck)
+        return;
+    for (fabric_request_t *request = fetching->active, *next; request; request = next) {
+        next = request->next;
+        if (!request->one_sided)
+            continue;
+        for (uint32_t i = 0; i < request->count; i++)
+            fetch_item_again(fetching, request->items[i]);
+        request_end(request, FETCH_NO_CAUSE);
+    }
+    uint8_t *old = fetch->landing;
+    fetch->landing = fabric->landing.base + to * lode_fabric_landing_bytes(fabric);
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        const lode_fetch_item_t *item = &fetch->items[i];
+        if (fetching->ways[i].flags & ITEM_LANDED)
+            memcpy(fetch->landing + item->landing, old + item->landing,
+                   (size_t)__builtin_popcountll(item->mask) * fetch->record_bytes);
+    }
+    fabric->landings[to].state = LANDING_HELD;
+    landing_put(fabric, fetching->landing);
+    fetching->landing = &fabric->landings[to];
+    fetching->spoilt = false;
+}
+
+static void sweep_one(fabric_fetching_t *fetching, uint64_t now, bool lost)
+{
+    lode_fabric_h fabric = fetching->fabric;
+    for (fabric_request_t *request = fetching->active, *next; request; request = next) {
+        next = request->next;
+        if (lost && !lode_fabric_alive(fabric, request->rank)) {
+            request_end(request, FETCH_LOST);
+        } else if (now >= request->deadline_ns) {
+            fabric->counters.deadlines++;
+            fabric->peers[request->rank].avoid_until_ns = now + AVOID_NS;
+            lode_debug("rank %u missed the deadline of a fetch of %zu bytes", request->rank, request->bytes);
+            request_end(request, FETCH_DEADLINE);
+        }
+    }
+    if (fetching->spoilt)
+        move_landing(fetching);
+}
+
+void fabric_fetches_sweep(lode_fabric_h fabric, uint64_t now, bool lost)
+{
+    for (uint32_t f = 0; f < FABRIC_FETCHES; f++) {
+        if (fabric->fetchings[f].fetch)
+            sweep_one(&fabric->fetchings[f], now, lost);
+    }
+}
+
+/* -------------------------------------------------------------- public side */
+
+static lode_status_t check(lode_fabric_h fabric, const lode_fetch_t *fetch)
+{
+    size_t room = lode_fabric_landing_bytes(fabric);
+    if (fetch->record_bytes < MESSAGE_RECORD_MIN || fetch->record_bytes > MESSAGE_RECORD_MAX)
+        return lode_fail(LODE_ERR_INVALID, "records of %u bytes; %d to %d can be fetched", fetch->record_bytes,
+                         MESSAGE_RECORD_MIN, MESSAGE_RECORD_MAX);
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        const lode_fetch_item_t *item = &fetch->items[i];
+        size_t bytes = (size_t)__builtin_popcountll(item->mask) * fetch->record_bytes;
+        if (item->mask == 0)
+            return lode_fail(LODE_ERR_INVALID, "fetch item %u asks for no token", i);
+        if (item->landing > room || bytes > room - item->landing)
+            return lode_fail(LODE_ERR_INVALID, "fetch item %u lands at byte %u of a landing buffer of %zu", i,
+                             item->landing, room);
+    }
+    return LODE_OK;
+}
+
+static fabric_fetching_t *find_free(lode_fabric_h fabric)
+{
+    for (uint32_t f = 0; f < FABRIC_FETCHES; f++) {
+        if (!fabric->fetchings[f].fetch)
+            return &fabric->fetchings[f];
+    }
+    return NULL;
+}
+
+static lode_status_t ways_reserve(fabric_fetching_t *fetching, uint32_t count)
+{
+    if (count > fetching->capacity) {
+        uint32_t capacity = count + count / 2;
+        fetch_way_t *ways = realloc(fetching->ways, capacity * sizeof *ways);
+        if (!ways)
+            return lode_fail(LODE_ERR_NO_MEMORY, "a fetch of %u items", count);
+        fetching->ways = ways;
+        fetching->capacity = capacity;
+    }
+    if (count > 0)
+        memset(fetching->ways, 0, count * sizeof *fetching->ways);
+    return LODE_OK;
+}
+
+/** A free landing buffer; waits while those not held are in quarantine. */
+static lode_status_t landing_take(lode_fabric_h fabric, uint32_t *taken)
+{
+    uint64_t end = lode_now_ns() + (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
+    for (;;) {
+        uint32_t held = 0;
+        for (uint32_t i = 0; i < LODE_LANDINGS; i++) {
+            if (fabric->landings[i].state == LANDING_FREE) {
+                *taken = i;
+                return LODE_OK;
+            }
+            held += fabric->landings[i].state == LANDING_HELD;
+        }
+        if (held == LODE_LANDINGS)
+            return lode_fail(LODE_ERR_INVALID, "all %d landing buffers are held; release fetches first", LODE_LANDINGS);
+        if (lode_now_ns() >= end)
+            return lode_fail(LODE_ERR_TIMEOUT,
+                             "all landing buffers are in quarantine: one-sided reads that missed their deadline "
+                             "may still write to them");
+        fabric_wait(fabric, end);
+    }
+}
+
+lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
+{
+    uint32_t landing = 0;
+    LODE_TRY(check(fabric, fetch));
+    fabric_fetching_t *fetching = find_free(fabric);
+    if (!fetching)
+        return lode_fail(LODE_ERR_INVALID, "%d fetches are under way; wait for one first", FABRIC_FETCHES);
+    LODE_TRY(ways_reserve(fetching, fetch->count));
+    LODE_TRY(landing_take(fabric, &landing));
+    fabric->landings[landing].state = LANDING_HELD;
+    fetching->fetch = fetch;
+    fetching->landing = &fabric->landings[landing];
+    fetching->queued = fetching->landed = 0;
+    fetching->spoilt = fetching->stuck = false;
+    fetch->landing = fabric->landing.base + landing * lode_fabric_landing_bytes(fabric);
+    fetch->bytes = fetch->requests = fetch->owners = 0;
+    fetch->retries = 0;
+    fetch->lost = NULL;
+    fetch->state = fetching;
+    fabric->moved_ns = lode_now_ns();
+    for (uint32_t i = 0; i < fetch->count && !fetch->lost; i++)
+        route(fetching, i);
+    fabric_fetches_pump(fabric);
+    return LODE_OK;
+}
+
+/** Take a fetch out: requests that are left are nobody's, queues are empty. */
+static void close_fetch(fabric_fetching_t *fetching)
+{
+    while (fetching->active)
+        request_end(fetching->active, FETCH_NO_CAUSE);
+    for (uint32_t r = 0; r < fetching->fabric->ranks; r++)
+        fetching->queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE};
+    fetching->fetch->state = NULL;
+    fetching->fetch = NULL;
+}
+
+/** "block …, layer …, page …: no owner could give it (rank 1: lost; rank 2: missed deadline)". */
+static lode_status_t lost_page(fabric_fetching_t *fetching)
+{
+    lode_fetch_t *fetch = fetching->fetch;
+    const lode_fetch_item_t *item = fetch->lost;
+    const fetch_way_t *way = &fetching->ways[item - fetch->items];
+    char asked[256] = "";
+    size_t used = 0;
+    lode_fetch_source_t source;
+    for (uint32_t a = 0; a < FETCH_CAUSES && fetch->source(fetch->context, item, a, &source); a++) {
+        int length = snprintf(asked + used, sizeof asked - used, "%srank %u: %s", used ? "; " : "", source.rank,
+                              cause_texts[way->causes >> 4 * a & 15]);
+        if (length < 0 || (size_t)length >= sizeof asked - used)
+            break;
+        used += (size_t)length;
+    }
+    return lode_fail(LODE_ERR_PAGE_LOST, "block %016llx, layer %u, page %u: no owner could give it (%s)",
+                     (unsigned long long)item->block, fetch->layer, item->page, used ? asked : "it has no owner");
+}
+
+lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch)
+{
+    fabric_fetching_t *fetching = fetch->state;
+    if (!fetching)
+        return lode_fail(LODE_ERR_INVALID, "this fetch is not under way");
+    uint64_t horizon = (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
+    while (!fetch->lost && !fetching->stuck && fetching->landed < fetch->count)
+        fabric_wait(fabric, lode_now_ns() + horizon);
+    lode_status_t status = LODE_OK;
+    if (fetch->lost)
+        status = lost_page(fetching);
+    else if (fetching->stuck)
+        status = lode_fail(LODE_ERR_TIMEOUT, "one-sided reads missed their deadline, and all other landing buffers "
+                                             "are held or in quarantine");
+    close_fetch(fetching);
+    if (status != LODE_OK)
+        lode_fabric_fetch_release(fabric, fetch);
+    return status;
+}
+
+void lode_fabric_fetch_release(lode_fabric_h fabric, lode_fetch_t *fetch)
+{
+    if (!fetch->landing)
+        return;
+    if (fetch->state)
+        close_fetch(fetch->state);
+    size_t index = (size_t)(fetch->landing - fabric->landing.base) / lode_fabric_landing_bytes(fabric);
+    landing_put(fabric, &fabric->landings[index]);
+    fetch->landing = NULL;
+}

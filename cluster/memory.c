@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <hwloc.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "cluster/fabric_inside.h"
+
+/** First number in a file that stands after @p key ("" : at its start). @return false if there is none. */
+static bool read_number(const char *path, const char *key, uint64_t *number)
+{
+    char line[256];
+    FILE *file = fopen(path, "r");
+    bool found = false;
+    if (!file)
+        return false;
+    while (!found && fgets(line, sizeof line, file)) {
+        if (strncmp(line, key, strlen(key)) == 0)
+            found = sscanf(line + strlen(key), "%" SCNu64, number) == 1; /* "max" is no number: no limit */
+    }
+    fclose(file);
+    return found;
+}
+
+/** Lower *available to what a control group leaves. */
+static void apply_limit(const char *limit_path, const char *used_path, uint64_t *available)
+{
+    uint64_t limit, used;
+    if (!read_number(limit_path, "", &limit) || !read_number(used_path, "", &used))
+        return;
+    uint64_t left = limit > used ? limit - used : 0;
+    if (left < *available)
+        *available = left;
+}
+
+uint64_t fabric_memory_available(void)
+{
+    uint64_t kilobytes, available = UINT64_MAX;
+    if (read_number("/proc/meminfo", "MemAvailable:", &kilobytes))
+        available = kilobytes * 1024;
+    apply_limit("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", &available);
+    apply_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+                &available);
+    return available;
+}
+
+/* Pages come into being when they are first written; without this a host that promised too much would
+   end in the kernel's out-of-memory killer, long after the start. */
+lode_status_t fabric_memory_check(lode_fabric_h fabric)
+{
+    uint64_t mine = fabric->params.arena_bytes + fabric->params.landing_bytes * LODE_LANDINGS, all = 0;
+    LODE_TRY(FABRIC_MPI(MPI_Allreduce(&mine, &all, 1, MPI_UINT64_T, MPI_SUM, fabric->node_comm)));
+    uint64_t available = fabric_memory_available();
+    LODE_TRY(FABRIC_MPI(MPI_Bcast(&available, 1, MPI_UINT64_T, 0, fabric->node_comm)));
+    if (all <= available)
+        return LODE_OK;
+    return lode_fail(LODE_ERR_NO_MEMORY,
+                     "arenas and landing buffers of this host's ranks ask for %.2f GiB and %.2f GiB are available; "
+                     "lower the arena or start fewer ranks a host",
+                     (double)all / (1 << 30), (double)available / (1 << 30));
+}
+
+typedef struct binding {
+    hwloc_topology_t topology;
+    hwloc_nodeset_t nodes, old;
+    hwloc_membind_policy_t old_policy;
+    bool bound;
+} binding_t;
+
+/* While UCX registers the memory its driver may touch it, so the thread is bound too, not only the area. */
+static void binding_begin(binding_t *binding)
+{
+    *binding = (binding_t){0};
+    if (hwloc_topology_init(&binding->topology) < 0)
+        return;
+    hwloc_cpuset_t cpus = hwloc_bitmap_alloc();
+    binding->nodes = hwloc_bitmap_alloc();
+    binding->old = hwloc_bitmap_alloc();
+    if (cpus && binding->nodes && binding->old && hwloc_topology_load(binding->topology) == 0 &&
+        hwloc_get_cpubind(binding->topology, cpus, HWLOC_CPUBIND_PROCESS) == 0) {
+        hwloc_cpuset_to_nodeset(binding->topology, cpus, binding->nodes);
+        binding->bound = hwloc_get_membind(binding->topology, binding->old, &binding->old_policy,
+                                           HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0 &&
+                         hwloc_set_membind(binding->topology, binding->nodes, HWLOC_MEMBIND_BIND,
+                                           HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0;
+    }
+    hwloc_bitmap_free(cpus);
+}
+
+static void binding_area(const binding_t *binding, void *base, size_t bytes)
+{
+    if (!binding->bound || hwloc_set_area_membind(binding->topology, base, bytes, binding->nodes, HWLOC_MEMBIND_BIND,
+                                                  HWLOC_MEMBIND_BYNODESET) < 0)
+        lode_debug("%zu bytes of memory are not bound to a NUMA node: not allowed here", bytes);
+}
+
+static void binding_end(binding_t *binding)
+{
+    if (binding->bound)
+        hwloc_set_membind(binding->topology, binding->old, binding->old_policy,
+                          HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET);
+    hwloc_bitmap_free(binding->nodes);
+    hwloc_bitmap_free(binding->old);
+    if (binding->topology)
+        hwloc_topology_destroy(binding->topology);
+}
+
+static lode_status_t map_by_ucx(lode_fabric_h fabric, size_t bytes, fabric_region_t *region)
+{
+    ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
+                                   .length = bytes,
+                                   .flags = UCP_MEM_MAP_ALLOCATE};
+    lode_status_t status = FABRIC_UCX(ucp_mem_map(fabric->context, &params, &region->memh));
+    if (status != LODE_OK)
+        return lode_fail_within(status, "%.2f GiB of arena: ", (double)bytes / (1 << 30));
+    ucp_mem_attr_t attributes = {.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS | UCP_MEM_ATTR_FIELD_LENGTH};
+    LODE_TRY(FABRIC_UCX(ucp_mem_query(region->memh, &attributes)));
+    region->base = attributes.address;
+    region->bytes = bytes;
+    return LODE_OK;
+}
+
+static lode_status_t map_by_us(lode_fabric_h fabric, size_t bytes, fabric_region_t *region)
+{
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED)
+        return lode_fail(LODE_ERR_NO_MEMORY, "the system gave no %zu bytes for buffers", bytes);
+    *region = (fabric_region_t){.base = base, .bytes = bytes, .mapped = true};
+    madvise(base, bytes, MADV_HUGEPAGE);
+    ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
+                                   .address = base,
+                                   .length = bytes};
+    return FABRIC_UCX(ucp_mem_map(fabric->context, &params, &region->memh));
+}
+
+lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool by_ucx, fabric_region_t *region)
+{
+    binding_t binding;
+    binding_begin(&binding);
+    lode_status_t status = by_ucx ? map_by_ucx(fabric, bytes, region) : map_by_us(fabric, bytes, region);
+    if (status == LODE_OK) {
+        binding_area(&binding, region->base, bytes);
+        /* Refused where the kernel keeps huge pages from shared memory: then small ones. */
+        if (by_ucx && madvise(region->base, bytes, MADV_HUGEPAGE) < 0)
+            lode_debug("no huge pages for the arena");
+    }
+    binding_end(&binding);
+    return status;
+}
+
+void fabric_region_destroy(lode_fabric_h fabric, fabric_region_t *region)
+{
+    if (region->memh)
+        ucp_mem_unmap(fabric->context, region->memh);
+    if (region->mapped)
+        munmap(region->base, region->bytes);
+    *region = (fabric_region_t){0};
+}

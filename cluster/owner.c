@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The owner's side of a batched fetch: read the list, gather the records into one buffer, send it back.
+ *
+ * Requests are copied out of UCX's buffers and answered from the service loop, one a round, so that the
+ * packing of one reply overlaps with the sending of those before it.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cluster/service_inside.h"
+
+/** Records that go to the gather kernel at once. */
+#define PIECES 256
+/** Requests that wait, per rank. */
+#define FETCHES_WAITING_RANK 256
+
+lode_status_t owner_create(lode_fabric_h fabric)
+{
+    for (uint32_t i = 0; i < FABRIC_REPLIES; i++) {
+        service_answer_t *answer = calloc(1, sizeof *answer);
+        if (!answer)
+            return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for a reply", sizeof *answer);
+        answer->fabric = fabric;
+        answer->data = fabric->replies.base + i * fabric->reply_capacity;
+        answer->next = fabric->service->fetch_answers;
+        fabric->service->fetch_answers = answer;
+    }
+    return LODE_OK;
+}
+
+static void fetches_free(service_fetch_t *fetch)
+{
+    while (fetch) {
+        service_fetch_t *next = fetch->next;
+        free(fetch);
+        fetch = next;
+    }
+}
+
+void owner_destroy(lode_fabric_h fabric)
+{
+    fetches_free(fabric->service->fetches_free);
+    fetches_free(fabric->service->fetches_first);
+}
+
+static void refuse(lode_fabric_h fabric, uint32_t to, uint64_t id, uint32_t epoch, lode_status_t status)
+{
+    Lodemark__FetchReply reply = LODEMARK__FETCH_REPLY__INIT;
+    reply.id = id;
+    reply.epoch = epoch;
+    reply.status = status;
+    reply.from = fabric->rank;
+    atomic_fetch_add(&fabric->counters.refused, 1);
+    service_answer_t *answer = service_answer_take(fabric);
+    if (answer)
+        service_send(fabric, to, FABRIC_AM_FETCH_REPLY, answer, lodemark__fetch_reply__pack(&reply, answer->header), 0);
+}
+
+static service_fetch_t *fetch_take(fabric_service_t *service)
+{
+    service_fetch_t *fetch = service->fetches_free;
+    if (fetch)
+        service->fetches_free = fetch->next;
+    else
+        fetch = malloc(sizeof *fetch);
+    return fetch;
+}
+
+static void fetch_queue(fabric_service_t *service, service_fetch_t *fetch)
+{
+    fetch->next = NULL;
+    if (service->fetches_first)
+        service->fetches_last->next = fetch;
+    else
+        service->fetches_first = fetch;
+    service->fetches_last = fetch;
+    service->fetches_waiting++;
+}
+
+/** Why a fetch that can be read is not served; LODE_OK if it is, queued then. */
+static lode_status_t fetch_accept(lode_fabric_h fabric, const Lodemark__FetchRequest *request, const void *items,
+                                  size_t payload)
+{
+    uint32_t count;
+    size_t bytes;
+    lode_status_t status =
+        message_fetch_check(request, items, payload, fabric->ranks, fabric->reply_capacity, &count, &bytes);
+    if (status != LODE_OK) {
+        atomic_fetch_add(&fabric->counters.malformed, 1);
+        lode_warn("refused: %s", lode_error_message());
+        return status;
+    }
+    if (!lode_fabric_alive(fabric, request->from))
+        return lode_fail(LODE_ERR_PEER_LOST, "rank %u is held for lost", request->from);
+    service_fetch_t *fetch =
+        fabric->service->fetches_waiting < FETCHES_WAITING_RANK * fabric->ranks ? fetch_take(fabric->service) : NULL;
+    if (!fetch)
+        return lode_fail(LODE_ERR_FULL, "too many fetches wait");
+    fetch->id = request->id;
+    fetch->from = request->from;
+    fetch->epoch = request->epoch;
+    fetch->layer = request->layer;
+    fetch->record_bytes = request->record_bytes;
+    fetch->count = count;
+    fetch->bytes = bytes;
+    memcpy(fetch->blocks, request->blocks, request->n_blocks * sizeof *fetch->blocks);
+    memcpy(fetch->items, items, payload);
+    fetch_queue(fabric->service, fetch);
+    return LODE_OK;
+}
+
+ucs_status_t owner_on_fetch(void *argument, const void *header, size_t header_bytes, void *data, size_t bytes,
+                            const ucp_am_recv_param_t *param)
+{
+    lode_fabric_h fabric = argument;
+    Lodemark__FetchRequest *request = message_fetch_request(&fabric->service->bump, header, header_bytes);
+    if (!request || request->from >= fabric->ranks || request->from == fabric->rank) {
+        atomic_fetch_add(&fabric->counters.malformed, 1);
+        lode_warn("dropped a fetch of %zu bytes that is none, or from no rank of this job", header_bytes);
+        return UCS_OK;
+    }
+    lode_status_t status = LODE_ERR_FORMAT;
+    if (!(param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV)) /* a request of legal size never comes so */
+        status = fetch_accept(fabric, request, data, bytes);
+    if (status != LODE_OK)
+        refuse(fabric, request->from, request->id, request->epoch, status);
+    return UCS_OK;
+}
+
+/** Pack the records of a fetch one after another. @return bytes; *missing indices go to missing. */
+static size_t pack(lode_fabric_h fabric, const service_fetch_t *fetch, uint8_t *out, uint32_t *missing, size_t *missed)
+{
+    const lode_fabric_handlers_t *handlers = &fabric->params.handlers;
+    const uint8_t *pieces[PIECES];
+    size_t count = 0, bytes = fetch->record_bytes;
+    uint8_t *at = out;
+    *missed = 0;
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        const lode_wire_item_t *item = &fetch->items[i];
+        const uint8_t *page = handlers->page(fabric->params.context, fetch->blocks[item->block], fetch->layer,
+                                             item->page, message_item_end(item, bytes));
+        if (!page) {
+            if (*missed < MESSAGE_MISSING_MAX)
+                missing[*missed] = i;
+            ++*missed;
+            continue;
+        }
+        const uint8_t *head = page + (size_t)item->head * LODE_PAGE_TOKENS * bytes;
+        for (uint64_t left = item->mask; left; left &= left - 1) {
+            pieces[count++] = head + (size_t)__builtin_ctzll(left) * bytes;
+            if (count == PIECES) {
+                handlers->gather(at, pieces, count, bytes);
+                at += count * bytes;
+                count = 0;
+            }
+        }
+    }
+    if (count > 0)
+        handlers->gather(at, pieces, count, bytes);
+    return (size_t)(at - out) + count * bytes;
+}
+
+bool owner_pump(lode_fabric_h fabric)
+{
+    fabric_service_t *service = fabric->service;
+    service_fetch_t *fetch = service->fetches_first;
+    service_answer_t *answer = service->fetch_answers;
+    if (!fetch || !answer)
+        return false;
+    service->fetches_first = fetch->next;
+    service->fetches_waiting--;
+    uint32_t missing[MESSAGE_MISSING_MAX];
+    size_t missed, bytes = pack(fabric, fetch, answer->data, missing, &missed);
+    if (missed > MESSAGE_MISSING_MAX) {
+        refuse(fabric, fetch->from, fetch->id, fetch->epoch, LODE_ERR_NOT_FOUND);
+    } else {
+        Lodemark__FetchReply reply = LODEMARK__FETCH_REPLY__INIT;
+        reply.id = fetch->id;
+        reply.epoch = fetch->epoch;
+        reply.from = fabric->rank;
+        reply.missing = missing;
+        reply.n_missing = missed;
+        service->fetch_answers = answer->next;
+        service_send(fabric, fetch->from, FABRIC_AM_FETCH_REPLY, answer,
+                     lodemark__fetch_reply__pack(&reply, answer->header), bytes);
+    }
+    fetch->next = service->fetches_free;
+    service->fetches_free = fetch;
+    return true;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which peers can be read one-sided: found out by doing it.
+ *
+ * Every rank writes a word to its arena; then, while no rank answers anything, each reads the words of all
+ * others. A read that comes back did so without its owner. UCX would tell the names of transports, but not
+ * whether a read over them is real or emulated by messages, which differs between its versions.
+ */
+#include <sched.h>
+#include <string.h>
+
+#include "cluster/fabric_inside.h"
+
+/** Over a network this is a thousand round trips. */
+#define PROBE_NS 100000000u
+#define DRAIN_NS 30000000000u
+
+static uint64_t word_of(uint32_t rank)
+{
+    return lode_mix(0x6c6f64656d61726bu, rank);
+}
+
+/* The landing buffer is the target: one word a rank. */
+static uint8_t *target(lode_fabric_h fabric, uint32_t rank)
+{
+    return fabric->landing.base + (size_t)rank * sizeof(uint64_t);
+}
+
+static void on_read(void *ucx, ucs_status_t status, void *user)
+{
+    uint32_t *left = user;
+    (void)status; /* a read that failed brought no word */
+    --*left;
+    ucp_request_free(ucx);
+}
+
+static lode_status_t read_words(lode_fabric_h fabric, uint32_t *left)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        fabric_peer_t *peer = &fabric->peers[r];
+        if (r == fabric->rank)
+            continue;
+        ucp_request_param_t param = fabric_send_param(on_read, left, 0);
+        ucs_status_ptr_t ucx = ucp_get_nbx(peer->asks.ep, target(fabric, r), sizeof(uint64_t),
+                                           fabric->cards[r].arena_base, peer->rkey, &param);
+        if (UCS_PTR_IS_ERR(ucx))
+            return FABRIC_UCX(UCS_PTR_STATUS(ucx));
+        if (UCS_PTR_IS_PTR(ucx))
+            ++*left;
+    }
+    return LODE_OK;
+}
+
+static void note_what_came(lode_fabric_h fabric)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        fabric_peer_t *peer = &fabric->peers[r];
+        uint64_t word;
+        memcpy(&word, target(fabric, r), sizeof word);
+        if (r == fabric->rank || word != word_of(r))
+            continue;
+        void *mapped;
+        peer->one_sided = true;
+        if (ucp_rkey_ptr(peer->rkey, fabric->cards[r].arena_base, &mapped) == UCS_OK)
+            peer->mapped = mapped;
+    }
+}
+
+/* Barriers are blocking MPI ones where nobody may answer, ours where everybody must. */
+static lode_status_t probe(lode_fabric_h fabric)
+{
+    uint64_t word = word_of(fabric->rank);
+    memset(fabric->landing.base, 0, (size_t)fabric->ranks * sizeof word);
+    memcpy(fabric->arena.base, &word, sizeof word);
+    LODE_TRY(FABRIC_MPI(MPI_Barrier(fabric->comm)));
+    fabric->flushes = 0;
+    lode_status_t status = read_words(fabric, &fabric->flushes);
+    uint64_t end = lode_now_ns() + PROBE_NS;
+    while (fabric->flushes > 0 && lode_now_ns() < end) {
+        if (ucp_worker_progress(fabric->client) == 0)
+            sched_yield();
+    }
+    note_what_came(fabric);
+    LODE_TRY(FABRIC_MPI(MPI_Barrier(fabric->comm)));
+    end = lode_now_ns() + DRAIN_NS;
+    while (fabric->flushes > 0 && lode_now_ns() < end) {
+        if (ucp_worker_progress(fabric->client) + ucp_worker_progress(fabric->service_worker) == 0)
+            sched_yield();
+    }
+    if (status == LODE_OK && fabric->flushes > 0)
+        status = lode_fail(LODE_ERR_TIMEOUT, "a one-sided read of another rank's arena did not end");
+    lode_status_t met = fabric_barrier(fabric, true, DRAIN_NS);
+    memset(fabric->arena.base, 0, sizeof word);
+    return lode_fabric_worst(fabric, status != LODE_OK ? status : met);
+}
+
+static void describe(lode_fabric_h fabric)
+{
+    uint32_t one_sided = 0, mapped = 0, peers = fabric->ranks - 1;
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        one_sided += fabric->peers[r].one_sided;
+        mapped += fabric->peers[r].mapped != NULL;
+    }
+    fabric->path = one_sided == 0 ? "batched" : one_sided == peers ? "one-sided" : "mixed";
+    char *text = fabric->path_reason;
+    size_t room = sizeof fabric->path_reason;
+    if (peers == 0)
+        snprintf(text, room, "a job of one rank fetches nothing");
+    else if (fabric->params.path != LODE_PATH_AUTO)
+        snprintf(text, room, "asked for by the configuration");
+    else if (one_sided == 0)
+        snprintf(text, room, "no peer's arena could be read without its help; its owner packs replies instead");
+    else
+        snprintf(text, room, "%u of %u peers' arenas were read without their help, %u of them in shared memory",
+                 one_sided, peers, mapped);
+}
+
+lode_status_t fabric_path_choose(lode_fabric_h fabric)
+{
+    if (fabric->params.path != LODE_PATH_BATCHED)
+        LODE_TRY(probe(fabric));
+    for (uint32_t r = 0; r < fabric->ranks && fabric->params.path == LODE_PATH_ONE_SIDED; r++)
+        fabric->peers[r].one_sided = r != fabric->rank;
+    describe(fabric);
+    lode_debug("fetch path: %s: %s", fabric->path, fabric->path_reason);
+    return LODE_OK;
+}
