@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
+# Sourced by the scripts of this folder, which run the command as a user does: SCRIPT BUILD [ARGUMENT…]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+. "$root/scripts/common.sh"
+lodemark=$1/bin/lodemark
+[[ -x $lodemark ]] || die "$lodemark is not built"
+scratch=$(mktemp -d)
+# A sanitizer's report of any rank fails the test, wherever the rank's output went.
+for tool in ASAN UBSAN TSAN; do
+    options=${tool}_OPTIONS
+    export "$options=${!options:-}:log_path=$scratch/report"
+done
+finish() {
+    local status=$1
+    if compgen -G "$scratch/report*" > /dev/null; then
+        cat "$scratch"/report*
+        status=1
+    fi
+    rm -rf "$scratch"
+    exit "$status"
+}
+trap 'finish $?' EXIT
+# bench step of a size that takes a second; its own arguments come last and win
+# shellcheck disable=SC2034
+small=(bench step --tokens 8192 --heads 8 --kv-heads 2 --head-dim 64 --steps 6 --warmup 1 --seed 7)
+export LODEMARK_ARENA=64MiB LODEMARK_HOT_CACHE=1MiB
+
+# transport shm|tcp: what UCX may use from here on
+transport() {
+    case $1 in
+    shm) export UCX_TLS=posix,sysv,self,tcp UCX_MM_ERROR_HANDLING=y UCX_NET_DEVICES=lo ;;
+    tcp) export UCX_TLS=tcp,self UCX_NET_DEVICES=lo ;;
+    esac
+}
+
+# job RANKS ARGUMENT…: the command under mpirun; survivors of a killed rank go on
+job() {
+    timeout -k 5 100 "${mpirun_here[@]}" --enable-recovery -n "$1" "$lodemark" "${@:2}" < /dev/null
+}
+
+# want FILE FILTER: a jq filter over a result that must be true
+want() {
+    jq -e "$2" "$1" > /dev/null || {
+        cat "$1"
+        die "not so: $2"
+    }
+}
+
+# refused WORD COMMAND…: must fail by itself, soon, and say WORD
+refused() {
+    local word=$1 status=0
+    shift
+    "$@" > "$scratch/said" 2>&1 || status=$?
+    ((status != 0)) || die "was accepted: $*"
+    ((status != 124 && status != 137)) || die "hung: $*"
+    grep -qF -- "$word" "$scratch/said" || {
+        cat "$scratch/said"
+        die "did not say \"$word\": $*"
+    }
+    ! grep -qE 'Segmentation|Signal:|Sanitizer' "$scratch/said" || {
+        cat "$scratch/said"
+        die "crashed: $*"
+    }
+}
