@@ -2,8 +2,6 @@
 #include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "attend/inside.h"
 #include "base/config.h"
@@ -134,9 +132,6 @@ static lode_status_t open_store(lode_cluster_h cluster, const lode_options_t *op
                                   .max_blocks = (uint32_t)lode_options_count(options, "blocks"),
                                   .ops = cluster->ops};
     LODE_TRY(lode_fabric_shared(cluster->fabric, params.bytes, &params.base, &params.fd));
-    cluster->store_base = params.base;
-    cluster->store_bytes = params.bytes;
-    cluster->store_fd = params.fd;
     bool first = lode_fabric_members(cluster->fabric)[lode_fabric_rank(cluster->fabric)].local_rank == 0;
     lode_status_t status = first ? lode_store_create(&params, &cluster->store) : LODE_OK;
     LODE_TRY(lode_fabric_worst(cluster->fabric, status));
@@ -183,15 +178,10 @@ static void free_parts(lode_cluster_h cluster)
     lode_step_state_destroy(&cluster->step);
     if (cluster->store)
         lode_store_destroy(&cluster->store);
-    if (cluster->store_base)
-        munmap(cluster->store_base, cluster->store_bytes);
-    if (cluster->store_base && cluster->store_fd >= 0)
-        close(cluster->store_fd);
     if (cluster->shard)
         lode_shard_destroy(&cluster->shard);
     for (size_t i = 0; i < sizeof cluster->hot / sizeof *cluster->hot; i++)
         lode_hot_destroy(&cluster->hot[i]);
-    pthread_mutex_destroy(&cluster->store_lock);
     free(cluster->places);
     free(cluster->freq);
     free(cluster);
@@ -219,7 +209,6 @@ lode_status_t lode_cluster_join(lode_config_h config, const lode_geometry_t *geo
     lode_cluster_h cluster = calloc(1, sizeof *cluster);
     if (!cluster)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a cluster's handle");
-    pthread_mutex_init(&cluster->store_lock, NULL);
     const lode_options_t *options = lode_config_options(config);
     lode_status_t status = start_mpi(&cluster->owns_mpi);
     if (status == LODE_OK)

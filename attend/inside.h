@@ -11,7 +11,6 @@
 #ifndef LODE_ATTEND_INSIDE_H
 #define LODE_ATTEND_INSIDE_H
 
-#include <pthread.h>
 #include <stdbool.h>
 
 #include "base/base.h"
@@ -45,12 +44,8 @@ struct lode_cluster {
     lode_fabric_h fabric;
     lode_shard_h shard;
     lode_store_h store;
-    void *store_base;
-    size_t store_bytes;
-    int store_fd;
-    pthread_mutex_t store_lock; /**< the keeper's store is written by the service thread and by self-calls */
-    lode_place_t *places;       /**< (ranks) */
-    uint32_t domains;           /**< distinct failure domains */
+    lode_place_t *places; /**< (ranks) */
+    uint32_t domains;     /**< distinct failure domains */
     uint32_t replicas;
     uint64_t blocks_made; /**< by this rank: part of their ids */
     uint64_t hot_bytes;

@@ -199,8 +199,11 @@ lode_status_t lode_tile_begin(lode_step_state_t *step, lode_tile_t *tile, bool *
     tile->fetch.items = tile->items.data;
     *any = tile->record_count > 0;
     if (tile->fetch.count) {
-        LODE_TRY(lode_fabric_fetch(step->cluster->fabric, &tile->fetch));
-        point_to_landing(step, tile);
+        lode_status_t status = lode_fabric_fetch(step->cluster->fabric, &tile->fetch);
+        if (status != LODE_OK) {
+            tile->fetch.count = 0;
+            return status;
+        }
     }
     step->stats.stage_ns[LODE_STAGE_FETCH] += lode_now_ns() - begin;
     return LODE_OK;
@@ -217,8 +220,10 @@ lode_status_t lode_tile_wait(lode_step_state_t *step, lode_tile_t *tile)
     step->stats.retries += tile->fetch.retries;
     step->owners |= tile->fetch.owners;
     step->stats.stage_ns[LODE_STAGE_FETCH] += lode_now_ns() - begin;
-    if (status == LODE_OK)
+    if (status == LODE_OK) {
+        point_to_landing(step, tile); /* a late one-sided read may have moved the fetch to another buffer */
         return LODE_OK;
+    }
     tile->fetch.count = 0; /* its landing is released already */
     if (status == LODE_ERR_PAGE_LOST && tile->fetch.lost)
         lode_fail_within(status, "block \"%s\": ", lode_step_block_at(step, tile->fetch.lost->user)->block->info.name);

@@ -111,10 +111,7 @@ lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *cal
         if (lode_fabric_keeper(cluster->fabric, rank) != rank)
             return LODE_OK;
     }
-    pthread_mutex_lock(&cluster->store_lock);
-    lode_status_t status = serve_store(cluster, call, payload, bytes);
-    pthread_mutex_unlock(&cluster->store_lock);
-    return status;
+    return serve_store(cluster, call, payload, bytes);
 }
 
 const uint8_t *lode_serve_page(void *context, uint64_t block, uint32_t layer, uint32_t page, size_t record_end)

@@ -261,7 +261,7 @@ typedef struct lode_view *lode_view_h;
 #define LODE_OFFSET_AFTER INT64_MIN
 
 typedef struct lode_view_params {
-    const lode_block_h *blocks; /**< (n) in order; each stays open as long as the view lives */
+    const lode_block_h *blocks; /**< (n) in order; the view keeps what it needs, handles may be closed */
     const int64_t *offsets;     /**< (n) view position of each block's token 0, or NULL: one after another */
     uint32_t count;             /**< n ≥ 1 */
     int32_t write_block;        /**< index of the block that new tokens go to, −1: none */
