@@ -62,8 +62,8 @@ static lode_status_t measure(lode_step_bench_t *b)
     LODE_TRY(lode_step_run_steps(b, &b->calm, false));
     lode_status_t status = LODE_OK;
     if (b->calm.failed_steps)
-        status = lode_fail(LODE_ERR_INTERNAL, "%u of %u steps failed, first %s", b->calm.failed_steps, b->wish.steps,
-                           b->calm.first_failure);
+        status = lode_fail(LODE_ERR_INTERNAL, "%u of %u steps failed, the first %s", b->calm.failed_steps,
+                           b->wish.steps, b->calm.first_failure);
     LODE_TRY(lode_job_agree(status));
     b->selected_digest = digest_of(b);
     return lode_step_check_run(b);

@@ -144,8 +144,8 @@ lode_status_t lode_step_run_steps(lode_step_bench_t *b, lode_step_run_t *run, bo
                 continue;
             run->failed[step] = true;
             if (!run->failed_steps++)
-                snprintf(run->first_failure, sizeof run->first_failure, "step %u, layer %u: %s", step, layer,
-                         lode_error_message());
+                snprintf(run->first_failure, sizeof run->first_failure, "at step %u, layer %u: %s: %s", step, layer,
+                         lode_status_string(status), lode_error_message());
         }
         lode_progress_at(&progress, step + 1);
     }
