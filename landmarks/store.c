@@ -659,9 +659,9 @@ uint64_t lode_store_span(lode_store_h store, uint32_t slot, uint32_t layer, uint
     uint64_t published = lode_landmarks_of(&record->info.landmark, lode_store_tokens(store, slot, layer));
     uint32_t page_landmarks = lode_landmarks_per_page(&record->info.landmark);
     limit = limit < published ? limit : published;
-    assert(first % LODE_TILE == 0);
     if (first >= limit)
         return 0;
+    assert(first % LODE_TILE == 0);
     uint32_t e = extent_of(&record->info, first / page_landmarks);
     extent_shape_t shape = extent_shape(&record->info, store->params.dim, e);
     uint64_t extent = atomic_load_explicit(&record->layers[layer].extents[e], memory_order_acquire);
