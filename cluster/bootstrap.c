@@ -118,15 +118,34 @@ static lode_status_t join_mpi(lode_fabric_h fabric)
 
 /* ---------------------------------------------------------------------- UCX */
 
+/** Whether UCX may use shared memory at all; it warns of settings for what it may not use. */
+static bool may_share_memory(void)
+{
+    static const char *const names[] = {"all", "shm", "sm", "mm", "posix", "sysv", "xpmem", "^"};
+    const char *transports = getenv("UCX_TLS");
+    for (size_t i = 0; transports && i < sizeof names / sizeof *names; i++) {
+        if (strstr(transports, names[i]))
+            return true;
+    }
+    return !transports;
+}
+
+/** Set an option of UCX unless the user did. */
+static lode_status_t tune(ucp_config_t *config, const char *name, const char *value)
+{
+    char variable[64];
+    snprintf(variable, sizeof variable, "UCX_%s", name);
+    return getenv(variable) ? LODE_OK : FABRIC_UCX(ucp_config_modify(config, name, value));
+}
+
 static lode_status_t context_create(lode_fabric_h fabric)
 {
-    /* Without the first, shared memory is not used at all once errors of peers are to be handled. */
-    setenv("UCX_MM_ERROR_HANDLING", "y", 0);
     ucp_config_t *config;
     LODE_TRY(FABRIC_UCX(ucp_config_read(NULL, NULL, &config)));
-    lode_status_t status = LODE_OK;
-    if (!getenv("UCX_KEEPALIVE_INTERVAL"))
-        status = FABRIC_UCX(ucp_config_modify(config, "KEEPALIVE_INTERVAL", "1s"));
+    lode_status_t status = tune(config, "KEEPALIVE_INTERVAL", "1s");
+    /* Without this, shared memory is not used at all once errors of peers are to be handled. */
+    if (status == LODE_OK && may_share_memory())
+        status = tune(config, "MM_ERROR_HANDLING", "y");
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
