@@ -133,7 +133,9 @@ static lode_status_t configure(lode_step_bench_t *b)
         if (value)
             LODE_TRY(lode_config_set(b->config, row->name, value));
     }
-    return LODE_OK;
+    /* Steps before the kill would leave the cache full of what the dead rank can no longer give. */
+    bool cache_given = lode_options_get(&b->wish.options, "hot-cache") || getenv("LODEMARK_HOT_CACHE");
+    return b->wish.kill_rank >= 0 && !cache_given ? lode_config_set(b->config, "hot-cache", "0") : LODE_OK;
 }
 
 lode_status_t lode_step_join(lode_step_bench_t *b)

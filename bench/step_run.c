@@ -126,6 +126,21 @@ static void kill_at(const lode_step_bench_t *b, uint32_t step)
         raise(SIGKILL);
 }
 
+/*
+ * The step of the kill itself runs while nobody knows of it yet. Before the next one, survivors wait until they do
+ * (some seconds at most), or steps as short as these would all be over before anything was noticed.
+ */
+static void notice_loss(lode_step_bench_t *b, uint32_t step)
+{
+    enum { PATIENCE_MS = 20000, NAP_MS = 5 };
+    lode_cluster_info_t info;
+    for (int waited = 0; step == b->wish.kill_step && waited < PATIENCE_MS; waited += NAP_MS) {
+        if (lode_cluster_query(b->cluster, &info) != LODE_OK || info.alive < info.ranks)
+            return;
+        usleep(NAP_MS * 1000);
+    }
+}
+
 lode_status_t lode_step_run_steps(lode_step_bench_t *b, lode_step_run_t *run, bool kill)
 {
     lode_progress_t progress;
@@ -147,6 +162,8 @@ lode_status_t lode_step_run_steps(lode_step_bench_t *b, lode_step_run_t *run, bo
                 snprintf(run->first_failure, sizeof run->first_failure, "at step %u, layer %u: %s: %s", step, layer,
                          lode_status_string(status), lode_error_message());
         }
+        if (kill)
+            notice_loss(b, step);
         lode_progress_at(&progress, step + 1);
     }
     lode_progress_end(&progress);

@@ -51,7 +51,7 @@ static const char *nearest_command(const command_t *table, const char *word)
 static int refuse_word(const char *path, const command_t *table, const char *word)
 {
     const char *nearest = nearest_command(table, word);
-    return lode_job_refuse(LODE_EXIT_USAGE, "%s has no command \"%s\"%s%s%s; see %s --help", path, word,
+    return lode_job_refuse(LODE_EXIT_USAGE, "%s has no command \"%s\"%s%s%s (%s --help lists them)", path, word,
                            nearest ? "; did you mean \"" : "", nearest ? nearest : "", nearest ? "\"?" : "", path);
 }
 
