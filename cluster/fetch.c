@@ -114,8 +114,8 @@ static bool next_source(fabric_fetching_t *fetching, uint32_t item, lode_fetch_s
     }
 }
 
-/** Take records from this rank's own shard. */
-static bool take_own(fabric_fetching_t *fetching, uint32_t index)
+/** Take records from this rank's own shard. @return FETCH_NO_CAUSE, or why that could not be. */
+static fetch_cause_t take_own(fabric_fetching_t *fetching, uint32_t index)
 {
     lode_fabric_h fabric = fetching->fabric;
     lode_fetch_t *fetch = fetching->fetch;
@@ -124,12 +124,12 @@ static bool take_own(fabric_fetching_t *fetching, uint32_t index)
     const uint8_t *page = fabric->params.handlers.page(fabric->params.context, item->block, fetch->layer, item->page,
                                                        message_item_end(&end, fetch->record_bytes));
     if (!page)
-        return false;
+        return FETCH_MISSING;
     const uint8_t *head = page + (size_t)item->head * LODE_PAGE_TOKENS * fetch->record_bytes;
     uint8_t *to = fetch->landing + item->landing;
     for (uint64_t left = item->mask; left; left &= left - 1, to += fetch->record_bytes)
         memcpy(to, head + (size_t)__builtin_ctzll(left) * fetch->record_bytes, fetch->record_bytes);
-    return fetch->verify(fetch->context, item, fetch->landing + item->landing);
+    return fetch->verify(fetch->context, item, fetch->landing + item->landing) ? FETCH_NO_CAUSE : FETCH_CHECK;
 }
 
 /** Send an item to the queue of its next owner; without one the fetch is lost. */
@@ -142,12 +142,12 @@ static void route(fabric_fetching_t *fetching, uint32_t index)
     while (next_source(fetching, index, &source)) {
         way->rank = source.rank;
         if (source.rank == fabric->rank) {
-            if (take_own(fetching, index)) {
-                fetch_item_landed(fetching, index);
-                return;
-            }
-            note_cause(way, way->asked, FETCH_MISSING);
-            continue;
+            fetch_cause_t cause = take_own(fetching, index);
+            note_cause(way, way->asked, cause);
+            if (cause != FETCH_NO_CAUSE)
+                continue;
+            fetch_item_landed(fetching, index);
+            return;
         }
         lode_wire_item_t end = {.mask = fetch->items[index].mask, .head = fetch->items[index].head};
         uint64_t bytes = message_item_end(&end, fetch->record_bytes), arena = fabric->cards[source.rank].arena_bytes;
