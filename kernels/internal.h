@@ -23,6 +23,9 @@ void lode_scalar_fill(lode_ops_t *ops);
 void lode_avx2_fill(lode_ops_t *ops);
 void lode_avx512_fill(lode_ops_t *ops);
 
+/* x86-64 with SSE4.2 and PCLMUL; part of the AVX2 level, used by AVX-512 too. */
+uint32_t lode_sse42_crc32c(uint32_t seed, const void *data, size_t bytes);
+
 /* ------------------------------------------------------------ number formats */
 
 static inline uint32_t lode_float_bits(float x)

@@ -3,7 +3,7 @@
 
 #include "kernels/internal.h"
 #ifdef LODEMARK_X86
-# include <cpuid.h>
+#include <cpuid.h>
 #endif
 
 enum { SCALAR, AVX2, AVX512, LEVELS };

@@ -136,9 +136,11 @@ static void widen(const lode_ops_t *ops)
             if ((i & 0x7fff) > infinity)
                 expect(isnan(wide[i]), "type %d code %#x gave %g", type, i, wide[i]);
             else if ((i & 0x7fff) == infinity)
-                expect(isinf(wide[i]) && signbit(wide[i]) == (int)(i >> 15), "type %d code %#x gave %g", type, i, wide[i]);
+                expect(isinf(wide[i]) && (signbit(wide[i]) != 0) == (i >> 15), "type %d code %#x gave %g", type, i,
+                       wide[i]);
             else
-                expect(wide[i] == decode_fields(i, exponent_bits, mantissa_bits), "type %d code %#x gave %g", type, i, wide[i]);
+                expect(wide[i] == decode_fields(i, exponent_bits, mantissa_bits), "type %d code %#x gave %g", type, i,
+                       wide[i]);
         }
     }
 }
@@ -146,8 +148,9 @@ TEST_LEVELS(kernels, widen)
 
 static float narrow_input(size_t i)
 {
-    static const float special[] = {0.0f, -0.0f, 65504.0f, 65519.9f, 65520.0f, 1e9f, -1e9f, 0x1p-14f, 0x1p-24f,
-                                    0x1p-25f, 0x1.8p-25f, 0x1p-149f, INFINITY, -INFINITY, 3.4028234e38f};
+    static const float special[] = {0.0f,       -0.0f,     65504.0f, 65519.9f,  65520.0f,
+                                    1e9f,       -1e9f,     0x1p-14f, 0x1p-24f,  0x1p-25f,
+                                    0x1.8p-25f, 0x1p-149f, INFINITY, -INFINITY, 3.4028234e38f};
     if (i < sizeof special / sizeof special[0])
         return special[i];
     return (float)(check_gaussian() * exp2(40 * (check_uniform() - 0.5)));
@@ -166,7 +169,8 @@ static void narrow(const lode_ops_t *ops)
         ops->narrow((lode_dtype_t)type, x, out.at, N);
         for (size_t i = 0; i < N; i++) {
             uint32_t sign = signbit(x[i]) ? 0x8000 : 0;
-            uint32_t right = isinf(x[i]) ? infinity : nearest_code(fabs((double)x[i]), infinity - 1, exponent_bits, mantissa_bits);
+            uint32_t right =
+                isinf(x[i]) ? infinity : nearest_code(fabs((double)x[i]), infinity - 1, exponent_bits, mantissa_bits);
             uint32_t got = lode_load16(out.at + 2 * i);
             expect(got == (sign | right), "type %d: %.9g gave %#x, not %#x", type, x[i], got, sign | right);
         }
@@ -254,7 +258,8 @@ static void rotate(const lode_ops_t *ops)
             for (uint32_t i = 0; i < ROWS * dim; i++) {
                 uint32_t at = i % dim, pair = at % half;
                 double a = before[i], other = before[at < half ? i + half : i - half];
-                double right = at < half ? a * cosine[pair] - other * sine[pair] : a * cosine[pair] + other * sine[pair];
+                double right =
+                    at < half ? a * cosine[pair] - other * sine[pair] : a * cosine[pair] + other * sine[pair];
                 double size = fabs(a) + fabs(other) + 1e-38;
                 expect(fabs(((float *)x.at)[i] - right) <= 2e-7 * size, "dim %u %s [%u]: %g, not %g", dim,
                        kind_names[kind], i, ((float *)x.at)[i], right);
@@ -307,7 +312,8 @@ static void dot_rows(const lode_ops_t *ops)
         for (uint32_t rows = 0; rows < 6; rows++)
             for (int kind = 0; kind < KINDS; kind++) {
                 uint32_t dim = dims[d];
-                guarded_t a = guarded_make(4 * dim, 4), x = guarded_make(4 * dim * rows, 4), y = guarded_make(4 * rows, 4);
+                guarded_t a = guarded_make(4 * dim, 4), x = guarded_make(4 * dim * rows, 4),
+                          y = guarded_make(4 * rows, 4);
                 check_fill(RANDOM, (float *)a.at, dim);
                 check_fill((kind_t)kind, (float *)x.at, (size_t)dim * rows);
                 ops->dot_rows((float *)a.at, (float *)x.at, rows, dim, (float *)y.at);

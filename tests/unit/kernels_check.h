@@ -25,7 +25,7 @@ extern const uint32_t check_groups[7];
 extern uint64_t check_state;
 /** What this run was seeded with. */
 uint64_t check_seed(void);
-double check_uniform(void);  /* (0, 1) */
+double check_uniform(void); /* (0, 1) */
 double check_gaussian(void);
 uint32_t check_below(uint32_t n);
 
@@ -52,22 +52,22 @@ const lode_ops_t *check_scalar(void);
 void check_on(const char *level, void (*check)(const lode_ops_t *ops));
 
 /** Three tests of one check: one a level. */
-#define TEST_LEVELS(suite, check)                                                                                      \
-    Test(suite, check##_scalar, .timeout = 100)                                                                        \
-    {                                                                                                                  \
-        check_on("scalar", check);                                                                                     \
-    }                                                                                                                  \
-    Test(suite, check##_avx2, .timeout = 100)                                                                          \
-    {                                                                                                                  \
-        check_on("avx2", check);                                                                                       \
-    }                                                                                                                  \
-    Test(suite, check##_avx512, .timeout = 100)                                                                        \
-    {                                                                                                                  \
-        check_on("avx512", check);                                                                                     \
+#define TEST_LEVELS(suite, check)               \
+    Test(suite, check##_scalar, .timeout = 100) \
+    {                                           \
+        check_on("scalar", check);              \
+    }                                           \
+    Test(suite, check##_avx2, .timeout = 100)   \
+    {                                           \
+        check_on("avx2", check);                \
+    }                                           \
+    Test(suite, check##_avx512, .timeout = 100) \
+    {                                           \
+        check_on("avx512", check);              \
     }
 
-#define expect(condition, format, ...)                                                                                 \
-    cr_assert(condition, "%s; LODEMARK_TEST_SEED=%llu: " format, #condition, (unsigned long long)check_seed(),          \
+#define expect(condition, format, ...)                                                                         \
+    cr_assert(condition, "%s; LODEMARK_TEST_SEED=%llu: " format, #condition, (unsigned long long)check_seed(), \
               __VA_ARGS__)
 
 #endif

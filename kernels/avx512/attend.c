@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Attention over records anywhere in memory, in blocks of 16. First the keys of a block meet the queries, record by
+ * record, while the next block's lines are on their way; 16 logits a query make one vector for the running
+ * softmax; then the values, 16 coordinates of all records at a time, are added up in registers.
+ */
+#include "kernels/avx512/avx512.h"
+#include "kernels/avx512/decode.h"
+
+#define BLOCK 16
+
+typedef struct attention {
+    lode_format_t format;
+    uint32_t dim, group;
+    size_t vector_bytes, record_bytes;
+    const float *q;
+    float *out;
+    float most[LODE_MAX_GROUP], sum[LODE_MAX_GROUP], shrink[LODE_MAX_GROUP];
+    _Alignas(64) float weight[LODE_MAX_GROUP][BLOCK];
+    _Alignas(64) __m512 logit[LODE_MAX_GROUP][BLOCK]; /* still 16 partial sums each */
+} attention_t;
+
+/* Sum each of 16 vectors; the sums in order. */
+LODE_INLINE __m512 sum_each(const __m512 *v)
+{
+    __m512 four[4];
+    for (int i = 0; i < 4; i++) {
+        __m512 a = v[4 * i], b = v[4 * i + 1], c = v[4 * i + 2], d = v[4 * i + 3];
+        __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+    }
+    for (int i = 0; i < 4; i += 2)
+        four[i / 2] = _mm512_add_ps(_mm512_shuffle_f32x4(four[i], four[i + 1], 0x88),
+                                    _mm512_shuffle_f32x4(four[i], four[i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+}
+
+LODE_INLINE void keys_of(lode_format_t format, uint32_t group, attention_t *at, uint32_t g, uint32_t r,
+                         const uint8_t *codes)
+{
+    __m512 sum[8];
+    for (uint32_t i = 0; i < group; i++)
+        sum[i] = _mm512_setzero_ps();
+    const float *q = at->q + (size_t)g * at->dim;
+    for (uint32_t d = 0; d < at->dim; d += 16) {
+        __m512 k = decode16(format, codes, d);
+        for (uint32_t i = 0; i < group; i++)
+            sum[i] = _mm512_fmadd_ps(k, _mm512_loadu_ps(q + (size_t)i * at->dim + d), sum[i]);
+    }
+    for (uint32_t i = 0; i < group; i++)
+        at->logit[g + i][r] = sum[i];
+}
+
+LODE_INLINE void values_of(lode_format_t format, uint32_t group, attention_t *at, uint32_t g,
+                           const uint8_t *const *records, uint32_t n)
+{
+    for (uint32_t d = 0; d < at->dim; d += 16) {
+        float *out = at->out + (size_t)g * at->dim + d;
+        __m512 sum[8];
+        for (uint32_t i = 0; i < group; i++)
+            sum[i] = _mm512_mul_ps(_mm512_loadu_ps(out + (size_t)i * at->dim), _mm512_set1_ps(at->shrink[g + i]));
+        for (uint32_t r = 0; r < n; r++) {
+            __m512 v = decode16(format, records[r] + at->vector_bytes, d);
+            for (uint32_t i = 0; i < group; i++)
+                sum[i] = _mm512_fmadd_ps(v, _mm512_set1_ps(at->weight[g + i][r]), sum[i]);
+        }
+        for (uint32_t i = 0; i < group; i++)
+            _mm512_storeu_ps(out + (size_t)i * at->dim, sum[i]);
+    }
+}
+
+/* Logits to weights; how much the old sums shrink. */
+LODE_INLINE void softmax(attention_t *at, __mmask16 some, __m512 key_scale, __m512 value_scale)
+{
+    for (uint32_t g = 0; g < at->group; g++) {
+        __m512 logit = _mm512_mul_ps(sum_each(at->logit[g]), key_scale);
+        float most = fmaxf(at->most[g], _mm512_mask_reduce_max_ps(some, logit));
+        __m512 weight = _mm512_maskz_mov_ps(some, exp16(_mm512_sub_ps(logit, _mm512_set1_ps(most))));
+        at->shrink[g] = _mm512_cvtss_f32(exp16(_mm512_set1_ps(at->most[g] - most)));
+        at->sum[g] = at->sum[g] * at->shrink[g] + _mm512_reduce_add_ps(weight);
+        at->most[g] = most;
+        _mm512_store_ps(at->weight[g], _mm512_mul_ps(weight, value_scale));
+    }
+}
+
+/* Run `call` with the group cut into parts of a constant size. */
+#define FOR_PARTS(group, call)           \
+    for (uint32_t g = 0; g < (group);) { \
+        if ((group)-g >= 8) {            \
+            call(8);                     \
+            g += 8;                      \
+        } else if ((group)-g >= 4) {     \
+            call(4);                     \
+            g += 4;                      \
+        } else if ((group)-g >= 2) {     \
+            call(2);                     \
+            g += 2;                      \
+        } else {                         \
+            call(1);                     \
+            g += 1;                      \
+        }                                \
+    }
+
+LODE_INLINE void attend_blocks(lode_format_t format, attention_t *at, const uint8_t *const *records, size_t n)
+{
+    for (size_t first = 0; first < n; first += BLOCK) {
+        uint32_t count = n - first < BLOCK ? (uint32_t)(n - first) : BLOCK;
+        _Alignas(64) float scale[2][BLOCK] = {{0}};
+        for (uint32_t r = 0; r < count; r++) {
+            const uint8_t *record = records[first + r];
+            if (first + r + BLOCK < n)
+                for (size_t line = 0; line < at->record_bytes; line += 64)
+                    _mm_prefetch(records[first + r + BLOCK] + line, _MM_HINT_T0);
+#define KEYS(size) keys_of(format, size, at, g, r, record)
+            FOR_PARTS(at->group, KEYS)
+#undef KEYS
+            scale[0][r] = lode_bf16_widen(lode_load16(record + 2 * at->vector_bytes));
+            scale[1][r] = lode_bf16_widen(lode_load16(record + 2 * at->vector_bytes + 2));
+        }
+        __m512 factor = _mm512_set1_ps(decode_factor(format)), one = _mm512_set1_ps(1);
+        __m512 key_scale = format == LODE_FORMAT_BF16 ? one : _mm512_mul_ps(factor, _mm512_load_ps(scale[0]));
+        __m512 value_scale = format == LODE_FORMAT_BF16 ? one : _mm512_mul_ps(factor, _mm512_load_ps(scale[1]));
+        softmax(at, lanes(count), key_scale, value_scale);
+#define VALUES(size) values_of(format, size, at, g, records + first, count)
+        FOR_PARTS(at->group, VALUES)
+#undef VALUES
+    }
+}
+
+static void attend_bf16(attention_t *at, const uint8_t *const *records, size_t n)
+{
+    attend_blocks(LODE_FORMAT_BF16, at, records, n);
+}
+
+static void attend_fp8(attention_t *at, const uint8_t *const *records, size_t n)
+{
+    attend_blocks(LODE_FORMAT_FP8, at, records, n);
+}
+
+static void attend_higgs4(attention_t *at, const uint8_t *const *records, size_t n)
+{
+    attend_blocks(LODE_FORMAT_HIGGS4, at, records, n);
+}
+
+static void finish(attention_t *at, size_t n, float *lse)
+{
+    for (uint32_t g = 0; g < at->group; g++) {
+        lse[g] = n ? at->most[g] + logf(at->sum[g]) : -INFINITY;
+        __m512 share = _mm512_set1_ps(n ? 1 / at->sum[g] : 0);
+        for (uint32_t d = 0; d < at->dim; d += 16) {
+            float *out = at->out + (size_t)g * at->dim + d;
+            _mm512_storeu_ps(out, _mm512_mul_ps(_mm512_loadu_ps(out), share));
+        }
+    }
+}
+
+void lode_avx512_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
+                        const float *q, float *out, float *lse)
+{
+    _Alignas(64) float query[LODE_MAX_GROUP * LODE_MAX_DIM];
+    attention_t at;
+    memcpy(query, q, sizeof *q * group * dim);
+    if (format == LODE_FORMAT_HIGGS4) /* attend in the space of the codes: there and back once, not per record */
+        lode_avx512_hadamard(query, group, dim);
+    memset(out, 0, sizeof *out * group * dim);
+    at.format = format;
+    at.dim = dim;
+    at.group = group;
+    at.vector_bytes = lode_format_vector_bytes(format, dim);
+    at.record_bytes = lode_record_bytes(format, dim);
+    at.q = query;
+    at.out = out;
+    for (uint32_t g = 0; g < group; g++) {
+        at.most[g] = -INFINITY;
+        at.sum[g] = 0;
+    }
+    memset(at.logit, 0, sizeof at.logit[0] * group); /* a last block that is short leaves some unset */
+    if (format == LODE_FORMAT_BF16)
+        attend_bf16(&at, records, n);
+    else if (format == LODE_FORMAT_FP8)
+        attend_fp8(&at, records, n);
+    else
+        attend_higgs4(&at, records, n);
+    finish(&at, n, lse);
+    if (format == LODE_FORMAT_HIGGS4)
+        lode_avx512_hadamard(out, group, dim);
+}

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Scoring landmarks. A 64-byte vector holds one 4-byte word of 16 landmarks, so sums stay in their lanes and
+ * nothing is added across. Both halves of a tile go together, so that a query word is loaded once for 32
+ * landmarks; queries go in parts of up to four, as many sums as registers hold.
+ */
+#include "kernels/avx512/avx512.h"
+
+typedef struct scan {
+    uint32_t dim, words; /* of a row */
+    size_t tile_bytes, code_bytes;
+    const uint8_t *tiles;
+    size_t n, stride;
+} scan_t;
+
+/* Scores of half a tile, from landmark `first` on, as far as they are asked for. */
+LODE_INLINE void put(float *out, size_t first, size_t n, __m512 score)
+{
+    if (first < n)
+        _mm512_mask_storeu_ps(out + first, lanes(n - first), score);
+}
+
+/* The end of lode_uniform_score. */
+LODE_INLINE __m512 uniform_end(const lode_landmark_query_t *query, __m512i t, const uint8_t *scales)
+{
+    __m512 score = _mm512_mul_ps(_mm512_set1_ps(query->scale), _mm512_cvtepi32_ps(t));
+    return _mm512_add_ps(_mm512_mul_ps(score, widen_bf16(scales)), _mm512_set1_ps(query->bias));
+}
+
+LODE_INLINE __m512i four_of(const int8_t *q8)
+{
+    return _mm512_set1_epi32((int32_t)lode_load32(q8));
+}
+
+/*
+ * 4 and 2 bit. Codes are at most 15 (3) and q8 at most 127, so a pair's sum is at most 3810 (762) and eight
+ * (thirty-two) of them fit 16 bits: sums are widened every four (eight) words.
+ */
+LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries,
+                             float *out)
+{
+    const uint32_t fields = 8 / bits, most = bits == 4 ? 4 : 8, run = scan->words < most ? scan->words : most;
+    const __m512i mask = _mm512_set1_epi8(bits == 4 ? 15 : 3), ones = _mm512_set1_epi16(1);
+    for (size_t first = 0; first < scan->n; first += LODE_TILE) {
+        const uint8_t *tile = scan->tiles + first / LODE_TILE * scan->tile_bytes;
+        const uint8_t *half[2] = {tile, tile + 16 * scan->code_bytes}, *scales = tile + LODE_TILE * scan->code_bytes;
+        __m512i sum[2][4];
+        for (uint32_t g = 0; g < group; g++)
+            sum[0][g] = sum[1][g] = _mm512_setzero_si512();
+        for (uint32_t begin = 0; begin < scan->words; begin += run) {
+            __m512i narrow[2][4];
+            for (uint32_t g = 0; g < group; g++)
+                narrow[0][g] = narrow[1][g] = _mm512_setzero_si512();
+            for (uint32_t word = begin; word < begin + run; word++) {
+                __m512i low = _mm512_load_si512(half[0] + 64 * word), high = _mm512_load_si512(half[1] + 64 * word);
+                for (uint32_t m = 0; m < fields; m++) {
+                    __m512i a = _mm512_and_si512(m ? _mm512_srli_epi16(low, bits * m) : low, mask);
+                    __m512i b = _mm512_and_si512(m ? _mm512_srli_epi16(high, bits * m) : high, mask);
+                    for (uint32_t g = 0; g < group; g++) {
+                        __m512i q = four_of(queries[g].q8 + (word * fields + m) * 4);
+                        narrow[0][g] = _mm512_add_epi16(narrow[0][g], _mm512_maddubs_epi16(a, q));
+                        narrow[1][g] = _mm512_add_epi16(narrow[1][g], _mm512_maddubs_epi16(b, q));
+                    }
+                }
+            }
+            for (uint32_t g = 0; g < group; g++) {
+                sum[0][g] = _mm512_add_epi32(sum[0][g], _mm512_madd_epi16(narrow[0][g], ones));
+                sum[1][g] = _mm512_add_epi32(sum[1][g], _mm512_madd_epi16(narrow[1][g], ones));
+            }
+        }
+        for (uint32_t g = 0; g < group; g++) {
+            __m512i centre = _mm512_set1_epi32(((1 << bits) - 1) * queries[g].sum);
+            for (uint32_t h = 0; h < 2; h++) {
+                __m512i t = _mm512_sub_epi32(_mm512_slli_epi32(sum[h][g], 1), centre);
+                put(out + g * scan->stride, first + 16 * h, scan->n, uniform_end(&queries[g], t, scales + 32 * h));
+            }
+        }
+    }
+}
+
+/* 8 bit: the even and the odd bytes of each word, made 16 bits wide in place, meet the query's even and odd ones. */
+LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries, float *out)
+{
+    uint32_t pairs[4][LODE_MAX_DIM / 4][2];
+    for (uint32_t g = 0; g < group; g++)
+        for (uint32_t word = 0; word < scan->words; word++)
+            for (uint32_t odd = 0; odd < 2; odd++) {
+                const int16_t *q = queries[g].q16 + 4 * word + odd;
+                pairs[g][word][odd] = (uint16_t)q[0] | (uint32_t)(uint16_t)q[2] << 16;
+            }
+    for (size_t first = 0; first < scan->n; first += 16) {
+        const uint8_t *tile = scan->tiles + first / LODE_TILE * scan->tile_bytes;
+        const uint8_t *words = tile + first % LODE_TILE * scan->code_bytes;
+        __m512i even[4], odd[4];
+        for (uint32_t g = 0; g < group; g++)
+            even[g] = odd[g] = _mm512_setzero_si512();
+        for (uint32_t word = 0; word < scan->words; word++) {
+            __m512i bytes = _mm512_load_si512(words + 64 * word);
+            __m512i low = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8), high = _mm512_srai_epi16(bytes, 8);
+            for (uint32_t g = 0; g < group; g++) {
+                __m512i q0 = _mm512_set1_epi32((int32_t)pairs[g][word][0]);
+                __m512i q1 = _mm512_set1_epi32((int32_t)pairs[g][word][1]);
+                even[g] = _mm512_add_epi32(even[g], _mm512_madd_epi16(low, q0));
+                odd[g] = _mm512_add_epi32(odd[g], _mm512_madd_epi16(high, q1));
+            }
+        }
+        const uint8_t *scales = tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2;
+        for (uint32_t g = 0; g < group; g++)
+            put(out + g * scan->stride, first, scan->n,
+                uniform_end(&queries[g], _mm512_add_epi32(even[g], odd[g]), scales));
+    }
+}
+
+LODE_INLINE void scan_mean(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries, float *out)
+{
+    const __m512i upper = _mm512_set1_epi32((int32_t)0xffff0000u);
+    for (size_t first = 0; first < scan->n; first += 16) {
+        const uint8_t *words =
+            scan->tiles + first / LODE_TILE * scan->tile_bytes + first % LODE_TILE * scan->code_bytes;
+        __m512 even[4], odd[4];
+        for (uint32_t g = 0; g < group; g++)
+            even[g] = odd[g] = _mm512_setzero_ps();
+        for (uint32_t word = 0; word < scan->words; word++) {
+            __m512i pairs = _mm512_load_si512(words + 64 * word);
+            __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+            __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
+            for (uint32_t g = 0; g < group; g++) {
+                even[g] = _mm512_fmadd_ps(low, _mm512_set1_ps(queries[g].q32[2 * word]), even[g]);
+                odd[g] = _mm512_fmadd_ps(high, _mm512_set1_ps(queries[g].q32[2 * word + 1]), odd[g]);
+            }
+        }
+        for (uint32_t g = 0; g < group; g++) {
+            __m512 score = _mm512_add_ps(_mm512_add_ps(even[g], odd[g]), _mm512_set1_ps(queries[g].bias));
+            put(out + g * scan->stride, first, scan->n, score);
+        }
+    }
+}
+
+/* tables[g][code place][256]: the share of each code in the dot product. */
+static void higgs_tables(uint32_t bits, uint32_t dim, const lode_landmark_query_t *queries, uint32_t group,
+                         float *tables)
+{
+    const uint32_t d = bits == 4 ? 2 : 4, places = dim / d;
+    const float *grid = bits == 4 ? &lode_higgs_grid2[0][0] : &lode_higgs_grid4[0][0];
+    __m512i step = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                      _mm512_set1_epi32((int)d));
+    for (uint32_t code = 0; code < 256; code += 16) {
+        __m512 column[4];
+        for (uint32_t j = 0; j < d; j++)
+            column[j] = _mm512_i32gather_ps(step, grid + code * d + j, 4);
+        for (uint32_t g = 0; g < group; g++)
+            for (uint32_t place = 0; place < places; place++) {
+                const float *q = queries[g].q32 + place * d;
+                __m512 sum = _mm512_mul_ps(column[0], _mm512_set1_ps(q[0]));
+                for (uint32_t j = 1; j < d; j++)
+                    sum = _mm512_fmadd_ps(column[j], _mm512_set1_ps(q[j]), sum);
+                _mm512_storeu_ps(tables + ((size_t)g * places + place) * 256 + code, sum);
+            }
+    }
+}
+
+LODE_INLINE void scan_higgs(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries,
+                            const float *tables, float *out)
+{
+    const __m512i byte = _mm512_set1_epi32(0xff);
+    const size_t table_floats = scan->code_bytes * 256;
+    for (size_t first = 0; first < scan->n; first += 16) {
+        const uint8_t *tile = scan->tiles + first / LODE_TILE * scan->tile_bytes;
+        const uint8_t *words = tile + first % LODE_TILE * scan->code_bytes;
+        __m512 sum[4];
+        for (uint32_t g = 0; g < group; g++)
+            sum[g] = _mm512_setzero_ps();
+        for (uint32_t word = 0; word < scan->words; word++) {
+            __m512i codes = _mm512_load_si512(words + 64 * word);
+            for (uint32_t j = 0; j < 4; j++) {
+                __m512i code = _mm512_and_si512(_mm512_srl_epi32(codes, _mm_cvtsi32_si128((int)(8 * j))), byte);
+                for (uint32_t g = 0; g < group; g++) {
+                    const float *table = tables + g * table_floats + (4 * word + j) * 256;
+                    sum[g] = _mm512_add_ps(sum[g], _mm512_i32gather_ps(code, table, 4));
+                }
+            }
+        }
+        __m512 scale = widen_bf16(tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2);
+        for (uint32_t g = 0; g < group; g++)
+            put(out + g * scan->stride, first, scan->n,
+                _mm512_fmadd_ps(sum[g], scale, _mm512_set1_ps(queries[g].bias)));
+    }
+}
+
+LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, const scan_t *scan,
+                           const lode_landmark_query_t *queries, const float *tables, float *out)
+{
+    if (spec->codec == LODE_LANDMARK_MEAN)
+        scan_mean(group, scan, queries, out);
+    else if (spec->codec == LODE_LANDMARK_HIGGS)
+        scan_higgs(group, scan, queries, tables, out);
+    else if (spec->bits == 8)
+        scan_bytes(group, scan, queries, out);
+    else if (spec->bits == 4)
+        scan_packed(4, group, scan, queries, out);
+    else
+        scan_packed(2, group, scan, queries, out);
+}
+
+static void scan_4(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
+                   const float *tables, float *out)
+{
+    scan_part(spec, 4, scan, queries, tables, out);
+}
+
+static void scan_2(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
+                   const float *tables, float *out)
+{
+    scan_part(spec, 2, scan, queries, tables, out);
+}
+
+static void scan_1(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
+                   const float *tables, float *out)
+{
+    scan_part(spec, 1, scan, queries, tables, out);
+}
+
+void lode_avx512_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t n,
+                                const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
+                                float *scratch)
+{
+    size_t code_bytes = lode_landmark_code_bytes(spec, dim), table_floats = lode_score_scratch_floats(spec, dim, 1);
+    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
+    if (n == 0)
+        return;
+    if (spec->codec == LODE_LANDMARK_HIGGS)
+        higgs_tables(spec->bits, dim, queries, group, scratch);
+    /* The queries' parts share each stretch of tiles while it is in the cache. */
+    const size_t stretch = 4096 / LODE_TILE * LODE_TILE;
+    for (size_t first = 0; first < n; first += stretch) {
+        scan.tiles = tiles + first / LODE_TILE * scan.tile_bytes;
+        scan.n = n - first < stretch ? n - first : stretch;
+        for (uint32_t g = 0; g < group;) {
+            uint32_t part = group - g >= 4 ? 4 : group - g >= 2 ? 2 : 1;
+            const float *tables = scratch + g * table_floats;
+            float *to = out + g * stride + first;
+            (part == 4 ? scan_4 : part == 2 ? scan_2 : scan_1)(spec, &scan, queries + g, tables, to);
+            g += part;
+        }
+    }
+}
