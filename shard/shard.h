@@ -18,8 +18,9 @@
 #include "kernels/kernels.h"
 
 /**
- * How long a dropped page's memory is kept before put may reuse it when the arena is full. Longer than any
- * deadline of a fetch and than any step, so whoever found the page before it was dropped is done with it.
+ * How long a dropped page's memory is kept before put may reuse it when the arena is full: longer than the default
+ * deadline of a fetch over all of its owners, so whoever found the page before it was dropped is done with it. What
+ * is fetched later still is caught by the records' own checks.
  */
 #define LODE_SHARD_QUARANTINE_NS UINT64_C(2000000000)
 
