@@ -15,7 +15,7 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 # install_packages NAME…: install those that are missing; a second run does nothing.
 install_packages() {
-    local missing=() name sudo=()
+    local missing=() name as_root=()
     command -v dpkg-query > /dev/null ||
         die "this is neither Debian nor Ubuntu; install by hand what these packages hold: $*"
     for name in "$@"; do
@@ -28,13 +28,13 @@ install_packages() {
     if ((EUID != 0)); then
         command -v sudo > /dev/null ||
             die "packages are missing and there is no sudo; as root: apt-get install ${missing[*]}"
-        sudo=(sudo)
+        as_root=(sudo)
     fi
     echo "installing ${missing[*]}"
     local log
     log=$(mktemp)
-    if ! { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
-        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"; } \
+    if ! { "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"; } \
         < /dev/null > "$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"

@@ -35,9 +35,31 @@ transport() {
     esac
 }
 
-# job RANKS ARGUMENT…: the command under mpirun; survivors of a killed rank go on
+# job RANKS ARGUMENT…: the command under mpirun
 job() {
-    timeout -k 5 100 "${mpirun_here[@]}" --enable-recovery -n "$1" "$lodemark" "${@:2}" < /dev/null
+    timeout -k 5 100 "${mpirun_here[@]}" -n "$1" "$lodemark" "${@:2}" < /dev/null
+}
+
+export LODEMARK_TEST_EXITS=$scratch/exits
+as_rank=("$root/tests/jobs/as-rank" "$lodemark")
+
+# job_with_a_death RANKS ARGUMENT…: the survivors of a killed rank go on; exit codes are in exit_of RANK
+job_with_a_death() {
+    rm -rf "$LODEMARK_TEST_EXITS"
+    mkdir "$LODEMARK_TEST_EXITS"
+    timeout -k 5 100 "${mpirun_here[@]}" --enable-recovery -n "$1" "${as_rank[@]}" "${@:2}" \
+        < /dev/null > "$scratch/out" 2>&1 || true
+}
+exit_of() { cat "$LODEMARK_TEST_EXITS/$1" 2> /dev/null || echo none; }
+
+# survivors_exit CODE VICTIM RANKS: all ranks but the victim ended by themselves, with this code
+survivors_exit() {
+    local rank
+    [[ $(exit_of "$2") == 137 ]] || { cat "$scratch/out"; die "rank $2 was not killed: exit $(exit_of "$2")"; }
+    for ((rank = 0; rank < $3; rank++)); do
+        ((rank == $2)) || [[ $(exit_of $rank) == "$1" ]] ||
+            { cat "$scratch/out"; die "rank $rank ended with $(exit_of $rank), not $1, after rank $2 was killed"; }
+    done
 }
 
 # want FILE FILTER: a jq filter over a result that must be true
@@ -49,6 +71,7 @@ want() {
 }
 
 # refused WORD COMMAND…: must fail by itself, soon, and say WORD
+# (mpirun without --enable-recovery gives a rank's exit code back)
 refused() {
     local word=$1 status=0
     shift

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fabric_faults CASE PATH: the fabric when ranks die, stop, or leave. Needs three ranks or more; rank 1 is
+ * the one it happens to. A rank that saw what it should prints "rank N: right"; mpirun's exit status says
+ * nothing once a rank was killed.
+ */
+#include <signal.h>
+#include <unistd.h>
+
+#include "tests/multi/fabric_pages.h"
+
+#define VICTIM 1u
+#define ITEMS 400
+
+static pages_t pages;
+static lode_fabric_params_t params;
+static bool right = true;
+static pid_t victim_pid;
+
+#define CHECK(condition, ...)                                                            \
+    do {                                                                                 \
+        if (!(condition)) {                                                              \
+            right = false;                                                               \
+            fprintf(stderr, "rank %u, line %d: %s; ", pages.rank, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__);                                                \
+            fprintf(stderr, "; last error: %s\n", lode_error_message());                 \
+        }                                                                                \
+    } while (0)
+
+static void kill_self(pages_t *p)
+{
+    (void)p;
+    raise(SIGKILL);
+}
+
+static void stop_self(pages_t *p)
+{
+    (void)p;
+    kill(getpid(), SIGSTOP);
+}
+
+static double seconds_since(uint64_t begin)
+{
+    return (double)(lode_now_ns() - begin) * 1e-9;
+}
+
+/** One fetch of random items; whatever comes of it, it comes soon, and what lands is right. */
+static lode_status_t fetch_some(uint64_t seed, double limit)
+{
+    static lode_fetch_item_t items[ITEMS];
+    uint32_t count = pages_items(items, ITEMS, params.landing_bytes, lode_mix(seed, pages.rank));
+    lode_fetch_t fetch = pages_fetch(&pages, items, count);
+    uint64_t begin = lode_now_ns();
+    lode_status_t status = lode_fabric_fetch(pages.fabric, &fetch);
+    if (status == LODE_OK)
+        status = lode_fabric_fetch_wait(pages.fabric, &fetch);
+    CHECK(seconds_since(begin) < limit, "a fetch took %.2f s", seconds_since(begin));
+    if (status == LODE_OK)
+        CHECK(pages_landed(&pages, &fetch), "landed records are not what they should be");
+    lode_fabric_fetch_release(pages.fabric, &fetch);
+    return status;
+}
+
+static lode_status_t call_some(uint32_t to, size_t bytes)
+{
+    static uint8_t payload[4 << 20];
+    Lodemark__Publish publish = LODEMARK__PUBLISH__INIT;
+    Lodemark__Call call = LODEMARK__CALL__INIT;
+    call.body_case = LODEMARK__CALL__BODY_PUBLISH;
+    call.publish = &publish;
+    return lode_fabric_call_wait(pages.fabric, to, &call, payload, bytes, NULL, NULL);
+}
+
+/** Fetch until the victim is known to be lost, for at most ten seconds; each must come to @p allowed or LODE_OK. */
+static void fetch_until_lost(lode_status_t allowed)
+{
+    uint64_t begin = lode_now_ns(), round = 0;
+    while (lode_fabric_alive(pages.fabric, VICTIM) && seconds_since(begin) < 10) {
+        lode_status_t status = fetch_some(round++, 5);
+        CHECK(status == LODE_OK || status == allowed, "%s", lode_status_string(status));
+    }
+    CHECK(!lode_fabric_alive(pages.fabric, VICTIM), "nobody noticed after %.1f s", seconds_since(begin));
+    CHECK(lode_fabric_alive_count(pages.fabric) == pages.ranks - 1, "%u", lode_fabric_alive_count(pages.fabric));
+    CHECK(lode_fabric_epoch(pages.fabric) == 2, "%u", lode_fabric_epoch(pages.fabric));
+}
+
+/* Two owners a page: no fetch fails, before, while and after one of them dies. */
+static void killed(void)
+{
+    if (pages.rank == VICTIM) {
+        pause();
+        return;
+    }
+    fetch_until_lost(LODE_OK);
+    for (uint64_t round = 100; round < 110; round++)
+        CHECK(fetch_some(round, 1) == LODE_OK, "after the loss");
+    CHECK(call_some(VICTIM, 10) == LODE_ERR_PEER_LOST, "call to the dead");
+    CHECK(call_some(pages.ranks - 1 - pages.rank, 10) == LODE_OK || pages.ranks != 3, "call to the living");
+}
+
+/* One owner a page: a fetch that needs the dead says so, soon, with the name of the page. */
+static void alone(void)
+{
+    pages.owners = 1;
+    if (pages.rank == VICTIM) {
+        pause();
+        return;
+    }
+    fetch_until_lost(LODE_ERR_PAGE_LOST);
+    CHECK(fetch_some(100, 1) == LODE_ERR_PAGE_LOST, "after the loss");
+    CHECK(strstr(lode_error_message(), "rank 1: lost") && strstr(lode_error_message(), "page "), "no reason");
+}
+
+/* A rank dies with calls to it under way, one of them large. */
+static void called(void)
+{
+    if (pages.rank == VICTIM) {
+        sleep(1);
+        raise(SIGKILL);
+    }
+    uint64_t begin = lode_now_ns();
+    lode_status_t status = LODE_OK;
+    while (status == LODE_OK && seconds_since(begin) < 10)
+        status = call_some(VICTIM, pages.rank == 0 ? 4 << 20 : 100);
+    CHECK(status == LODE_ERR_PEER_LOST, "%s after %.1f s", lode_status_string(status), seconds_since(begin));
+    CHECK(call_some(pages.ranks - 1 - pages.rank, 10) == LODE_OK || pages.ranks != 3, "call to the living");
+}
+
+static bool quarantined(void)
+{
+    for (uint32_t i = 0; i < LODE_LANDINGS; i++) {
+        if (pages.fabric->landings[i].state == LANDING_QUARANTINED)
+            return true;
+    }
+    return false;
+}
+
+/* A stopped rank misses deadlines; it is not dead, and what it says when it goes on harms nothing. */
+static void stopped(void)
+{
+    if (pages.rank != VICTIM) {
+        uint64_t begin = lode_now_ns();
+        for (uint64_t round = 0; round < 30; round++)
+            CHECK(fetch_some(round, 4) == LODE_OK, "while it is stopped");
+        CHECK(seconds_since(begin) < 12, "30 fetches took %.1f s: an owner that misses deadlines is asked too often",
+              seconds_since(begin));
+        CHECK(pages.fabric->counters.deadlines > 0, "no deadline was missed");
+        CHECK(call_some(VICTIM, 10) == LODE_ERR_TIMEOUT, "small call to the stopped");
+        CHECK(call_some(VICTIM, 4 << 20) == LODE_ERR_TIMEOUT, "large call to the stopped");
+        sleep(1);
+        if (pages.rank == 0)
+            kill(victim_pid, SIGCONT);
+        begin = lode_now_ns();
+        while (seconds_since(begin) < 3 || (quarantined() && seconds_since(begin) < 10)) {
+            lode_fabric_progress(pages.fabric);
+            usleep(1000);
+        }
+        CHECK(!quarantined(), "a landing buffer is still in quarantine");
+        CHECK(pages.fabric->counters.late_replies + pages.fabric->counters.quarantines > 0, "nothing came late");
+        CHECK(lode_fabric_alive(pages.fabric, VICTIM), "held for dead");
+        uint64_t missed = pages.fabric->counters.deadlines;
+        for (uint64_t round = 50; round < 60; round++)
+            CHECK(fetch_some(round, 4) == LODE_OK, "after it went on");
+        CHECK(pages.fabric->counters.deadlines == missed, "a deadline was missed after it went on");
+        CHECK(call_some(VICTIM, 4 << 20) == LODE_OK, "call after it went on");
+    }
+}
+
+/* Ranks leave one after another, without a fault. */
+static void leaving(void)
+{
+    CHECK(fetch_some(1, 5) == LODE_OK, "a fetch");
+    usleep(300000 * pages.rank);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+    void (*victim)(pages_t *); /**< what happens to it in the midst of serving */
+    int signal;                /**< and where it is not asked: reads are one-sided */
+    bool dies;
+} cases[] = {{"killed", killed, kill_self, SIGKILL, true},
+             {"alone", alone, kill_self, SIGKILL, true},
+             {"called", called, NULL, 0, true},
+             {"stopped", stopped, stop_self, SIGSTOP, false},
+             {"leaving", leaving, NULL, 0, false}};
+
+static void run(size_t which)
+{
+    int64_t pid = getpid(), *pids = calloc(pages.ranks, sizeof *pids);
+    const char *reason;
+    bool served = strcmp(lode_fabric_path(pages.fabric, &reason), "batched") == 0;
+    MPI_Allgather(&pid, 1, MPI_INT64_T, pids, 1, MPI_INT64_T, MPI_COMM_WORLD);
+    victim_pid = (pid_t)pids[VICTIM];
+    free(pids);
+    if (pages.rank == VICTIM && served) {
+        pages.die_after = 300;
+        pages.on_reached = cases[which].victim;
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (!served && cases[which].signal && pages.rank == 0)
+        kill(victim_pid, cases[which].signal);
+    cases[which].run();
+}
+
+int main(int argc, char **argv)
+{
+    int provided, rank;
+    size_t which = 0;
+    if (argc != 3)
+        return 2;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    lode_log_rank(rank);
+    alarm(60); /* a hang ends here */
+    while (which < sizeof cases / sizeof *cases && strcmp(cases[which].name, argv[1]) != 0)
+        which++;
+    if (which == sizeof cases / sizeof *cases)
+        return 2;
+    params = pages_params(&pages);
+    params.path = strcmp(argv[2], "batched") == 0     ? LODE_PATH_BATCHED
+                  : strcmp(argv[2], "one-sided") == 0 ? LODE_PATH_ONE_SIDED
+                                                      : LODE_PATH_AUTO;
+    params.reply_bytes = 16384;
+    params.fetch_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 300 : 5000;
+    params.call_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 500 : 10000;
+    if (pages_open(&pages, &params) != LODE_OK) {
+        fprintf(stderr, "rank %d: %s\n", rank, lode_error_message());
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+    run(which);
+    uint64_t begin = lode_now_ns();
+    lode_fabric_destroy(&pages.fabric);
+    CHECK(seconds_since(begin) < 10, "leaving took %.1f s", seconds_since(begin));
+    if (right)
+        printf("rank %u: right\n", pages.rank);
+    fflush(stdout);
+    if (!cases[which].dies)
+        MPI_Finalize();
+    _exit(!right);
+}
