@@ -173,8 +173,9 @@ static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options,
 
 static void free_parts(lode_cluster_h cluster)
 {
-    if (cluster->fabric)
-        lode_fabric_destroy(&cluster->fabric);
+    lode_fabric_h fabric = cluster->fabric; /* handlers may run, and ask for it, until this has returned */
+    if (fabric)
+        lode_fabric_destroy(&fabric);
     lode_step_state_destroy(&cluster->step);
     if (cluster->store)
         lode_store_destroy(&cluster->store);
