@@ -41,18 +41,19 @@ job() {
 }
 
 export LODEMARK_TEST_EXITS=$scratch/exits
-as_rank=("$root/tests/jobs/as-rank" "$lodemark")
+as_rank=$root/tests/jobs/as-rank
 
-# job_with_a_death RANKS ARGUMENT…: the survivors of a killed rank go on; exit codes are in exit_of RANK
-job_with_a_death() {
+# program_with_a_death RANKS PROGRAM ARGUMENT…: the survivors of a killed rank go on; see exit_of RANK
+program_with_a_death() {
     rm -rf "$LODEMARK_TEST_EXITS"
     mkdir "$LODEMARK_TEST_EXITS"
-    timeout -k 5 100 "${mpirun_here[@]}" --enable-recovery -n "$1" "${as_rank[@]}" "${@:2}" \
+    timeout -k 5 100 "${mpirun_here[@]}" --enable-recovery -n "$1" "$as_rank" "${@:2}" \
         < /dev/null > "$scratch/out" 2>&1 || true
 }
+job_with_a_death() { program_with_a_death "$1" "$lodemark" "${@:2}"; }
 exit_of() { cat "$LODEMARK_TEST_EXITS/$1" 2> /dev/null || echo none; }
 
-# survivors_exit CODE VICTIM RANKS: all ranks but the victim ended by themselves, with this code
+# survivors_exit CODE VICTIM RANKS: the victim was killed, all others ended by themselves with this code
 survivors_exit() {
     local rank
     [[ $(exit_of "$2") == 137 ]] || { cat "$scratch/out"; die "rank $2 was not killed: exit $(exit_of "$2")"; }

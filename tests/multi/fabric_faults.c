@@ -84,6 +84,25 @@ static void fetch_until_lost(lode_status_t allowed)
     CHECK(lode_fabric_epoch(pages.fabric) == 2, "%u", lode_fabric_epoch(pages.fabric));
 }
 
+static bool quarantined(void)
+{
+    for (uint32_t i = 0; i < LODE_LANDINGS; i++) {
+        if (pages.fabric->landings[i].state == LANDING_QUARANTINED)
+            return true;
+    }
+    return false;
+}
+
+static void progress_until_clean(double least, double most)
+{
+    uint64_t begin = lode_now_ns();
+    while (seconds_since(begin) < least || (quarantined() && seconds_since(begin) < most)) {
+        lode_fabric_progress(pages.fabric);
+        usleep(1000);
+    }
+    CHECK(!quarantined(), "a landing buffer is still in quarantine");
+}
+
 /* Two owners a page: no fetch fails, before, while and after one of them dies. */
 static void killed(void)
 {
@@ -94,6 +113,7 @@ static void killed(void)
     fetch_until_lost(LODE_OK);
     for (uint64_t round = 100; round < 110; round++)
         CHECK(fetch_some(round, 1) == LODE_OK, "after the loss");
+    progress_until_clean(0, 5);
     CHECK(call_some(VICTIM, 10) == LODE_ERR_PEER_LOST, "call to the dead");
     CHECK(call_some(pages.ranks - 1 - pages.rank, 10) == LODE_OK || pages.ranks != 3, "call to the living");
 }
@@ -126,15 +146,6 @@ static void called(void)
     CHECK(call_some(pages.ranks - 1 - pages.rank, 10) == LODE_OK || pages.ranks != 3, "call to the living");
 }
 
-static bool quarantined(void)
-{
-    for (uint32_t i = 0; i < LODE_LANDINGS; i++) {
-        if (pages.fabric->landings[i].state == LANDING_QUARANTINED)
-            return true;
-    }
-    return false;
-}
-
 /* A stopped rank misses deadlines; it is not dead, and what it says when it goes on harms nothing. */
 static void stopped(void)
 {
@@ -150,12 +161,7 @@ static void stopped(void)
         sleep(1);
         if (pages.rank == 0)
             kill(victim_pid, SIGCONT);
-        begin = lode_now_ns();
-        while (seconds_since(begin) < 3 || (quarantined() && seconds_since(begin) < 10)) {
-            lode_fabric_progress(pages.fabric);
-            usleep(1000);
-        }
-        CHECK(!quarantined(), "a landing buffer is still in quarantine");
+        progress_until_clean(3, 10);
         CHECK(pages.fabric->counters.late_replies + pages.fabric->counters.quarantines > 0, "nothing came late");
         CHECK(lode_fabric_alive(pages.fabric, VICTIM), "held for dead");
         uint64_t missed = pages.fabric->counters.deadlines;

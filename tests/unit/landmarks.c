@@ -1088,3 +1088,28 @@ Test(choose, a_cut_chunk_gives_its_first_tokens)
     cr_assert(eq(u64, lode_choose(ops, &choice, scores, 4, scratch, tokens), 11));
     cr_assert(memcmp(tokens, wanted, sizeof wanted) == 0);
 }
+
+/* Huge keys and queries overflow to infinity: a poor choice, but never one out of bounds. */
+Test(choose, infinite_scores_stay_in_bounds)
+{
+    uint64_t seed = 5;
+    for (int trial = 0; trial < 300; trial++) {
+        const lode_piece_t pieces[] = {{90, 23, 0}, {31, 8, 90}};
+        const lode_choice_t choice = {.pieces = pieces,
+                                      .piece_count = 2,
+                                      .chunk = 4,
+                                      .group = 1,
+                                      .budget = (uint64_t)(uniform(&seed) * 121),
+                                      .sinks = 21,
+                                      .window_begin = 80};
+        float scores[31];
+        uint32_t scratch[31], tokens[200];
+        for (int i = 0; i < 31; i++)
+            scores[i] = uniform(&seed) < 0.8 ? -INFINITY : INFINITY;
+        uint64_t count = lode_choose(ops, &choice, scores, 31, scratch, tokens), forced = 21 + 41;
+        cr_assert(ge(u64, count, forced));
+        cr_assert(le(u64, count, choice.budget > forced ? choice.budget : forced));
+        for (uint64_t i = 0; i < count; i++)
+            cr_assert(tokens[i] < 121 && (i == 0 || tokens[i] > tokens[i - 1]));
+    }
+}
