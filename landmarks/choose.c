@@ -47,7 +47,9 @@ static contest_t walk_to(const lode_choice_t *choice, walk_t *walk, uint64_t lan
         walk->contest = contest_of(choice, &choice->pieces[walk->piece]);
     }
     uint64_t begin = (landmark - walk->base) * choice->chunk, end = least(begin + choice->chunk, walk->contest.end);
-    return (contest_t){begin > walk->contest.begin ? begin : walk->contest.begin, end};
+    if (begin < walk->contest.begin)
+        begin = walk->contest.begin;
+    return (contest_t){begin, end > begin ? end : begin}; /* none: forced, but scores that overflowed rank no higher */
 }
 
 /* Row 0 becomes the score of each landmark; then what is forced leaves the competition. */
@@ -71,17 +73,6 @@ static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, f
             scores[i] = -INFINITY;
         scores += piece->landmarks;
     }
-}
-
-/* The k best landmarks that compete, ascending. */
-static size_t pick(const lode_ops_t *ops, const float *scores, size_t n, size_t k, uint32_t *picks)
-{
-    size_t found = ops->topk(scores, n, k, picks), kept = 0;
-    for (size_t i = 0; i < found; i++) {
-        if (scores[picks[i]] != -INFINITY)
-            picks[kept++] = picks[i];
-    }
-    return kept;
 }
 
 static uint64_t picks_tokens(const lode_choice_t *choice, const uint32_t *picks, size_t count)
@@ -144,7 +135,7 @@ static picks_t picks_make(const lode_ops_t *ops, const lode_choice_t *choice, co
     uint64_t tokens = 0, asked;
     do {
         asked = picks.count + ceil_div(wanted - tokens, choice->chunk);
-        picks.count = pick(ops, scores, n, asked, scratch);
+        picks.count = ops->topk(scores, n, asked, scratch);
         tokens = picks_tokens(choice, scratch, picks.count);
     } while (tokens < wanted && picks.count == asked);
     if (tokens > wanted)
