@@ -196,7 +196,8 @@ static lode_status_t prepare(lode_fabric_h fabric)
     fabric->cards = calloc(fabric->ranks, sizeof *fabric->cards);
     fabric->peers = calloc(fabric->ranks, sizeof *fabric->peers);
     fabric->alive = calloc(fabric->ranks, sizeof *fabric->alive);
-    if (!fabric->members || !fabric->cards || !fabric->peers || !fabric->alive)
+    fabric->goodbye = calloc(fabric->ranks, sizeof *fabric->goodbye);
+    if (!fabric->members || !fabric->cards || !fabric->peers || !fabric->alive || !fabric->goodbye)
         return lode_fail(LODE_ERR_NO_MEMORY, "tables of %u ranks", fabric->ranks);
     for (uint32_t r = 0; r < fabric->ranks; r++)
         atomic_init(&fabric->alive[r], true);
@@ -347,13 +348,14 @@ static void fabric_free(lode_fabric_h fabric, bool together)
 {
     if (fabric->client && fabric->service_worker)
         fabric_links_destroy(fabric);
-    fabric_fetches_destroy(fabric);
-    fabric_calls_destroy(fabric);
-    fabric_service_destroy(fabric);
+    /* What UCX still holds of requests to the dead comes back while the workers are destroyed. */
     if (fabric->client)
         ucp_worker_destroy(fabric->client);
     if (fabric->service_worker)
         ucp_worker_destroy(fabric->service_worker);
+    fabric_fetches_destroy(fabric);
+    fabric_calls_destroy(fabric);
+    fabric_service_destroy(fabric);
     if (fabric->context) {
         fabric_region_destroy(fabric, &fabric->arena);
         fabric_region_destroy(fabric, &fabric->landing);
@@ -365,6 +367,7 @@ static void fabric_free(lode_fabric_h fabric, bool together)
     free(fabric->cards);
     free(fabric->peers);
     free(fabric->alive);
+    free(fabric->goodbye);
     pthread_mutex_destroy(&fabric->serve_lock);
     if (together && fabric->node_comm != MPI_COMM_NULL)
         MPI_Comm_free(&fabric->node_comm);
@@ -414,7 +417,8 @@ lode_status_t lode_fabric_start(lode_fabric_h fabric)
 
 /*
  * All alive: a barrier, so that whoever closes first does so when nobody needs it any more. From there on a
- * closed endpoint is a goodbye and not a loss. With a member lost no collective could ever end.
+ * closed endpoint is a goodbye and not a loss. With a member lost no collective could ever end; the living
+ * tell each other instead.
  */
 void lode_fabric_destroy(lode_fabric_h *handle)
 {
@@ -428,6 +432,8 @@ void lode_fabric_destroy(lode_fabric_h *handle)
         atomic_store(&fabric->leaving, true);
         together = fabric_barrier(fabric, !fabric_service_runs(fabric), UINT64_MAX / 2) == LODE_OK;
     }
+    if (!together && fabric_service_runs(fabric))
+        fabric_farewell(fabric);
     atomic_store(&fabric->leaving, true);
     fabric_service_stop(fabric);
     fabric_free(fabric, together);

@@ -17,15 +17,15 @@
 #include "cluster/cluster.h"
 #include "cluster/message.h"
 
-/** Ids of the active messages: first two to a service worker, last two to a client worker. */
-enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REPLY };
+/** Ids of the active messages. Replies go to client workers, the others to service workers. */
+enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REPLY, FABRIC_AM_GOODBYE };
 
 /** Calls of one rank that have no answer yet, and the bytes of their payloads. */
 #define FABRIC_CALLS_MAX 64
 #define FABRIC_CALL_BYTES_MAX ((size_t)64 << 20)
 /** Fetches under way at once. */
 #define FABRIC_FETCHES 2
-/** One-sided reads under way at once. */
+/** One-sided reads of one peer under way at once. */
 #define FABRIC_GETS_MAX 256
 /** Reply buffers of an owner: as many replies are packed or being sent at once. */
 #define FABRIC_REPLIES 16
@@ -69,6 +69,7 @@ typedef struct fabric_peer {
     uint64_t avoid_until_ns; /**< client: it missed a deadline; others first until then */
     uint32_t requests;       /**< client: fetch requests that UCX or a fetch still holds */
     uint32_t asked;          /**< client: of those, the ones that a fetch waits for */
+    uint32_t gets;           /**< client: one-sided reads under way */
     uint32_t zombies;        /**< client: calls given up whose payload UCX still holds */
     size_t credit;           /**< client: reply bytes asked for and not landed */
 } fabric_peer_t;
@@ -119,6 +120,7 @@ struct lode_fabric {
     lode_member_t *members;
     fabric_card_t *cards;
     _Atomic bool *alive;
+    _Atomic bool *goodbye; /**< (ranks) is about to leave: has no more to ask of anybody */
     _Atomic uint32_t lost;
     _Atomic uint32_t epoch;
     _Atomic bool leaving; /**< endpoint errors are goodbyes from now on */
@@ -147,7 +149,6 @@ struct lode_fabric {
     uint32_t requests_peer_max; /**< bound of fabric_peer_t.requests */
     uint8_t *bounces_free;      /**< buffers for rendezvous replies, linked by their first word */
     fabric_landing_t landings[LODE_LANDINGS];
-    uint32_t gets;    /**< one-sided reads under way */
     uint32_t flushes; /**< of fabric_links_wire() under way */
     message_bump_t bump;
     _Alignas(16) uint8_t bump_memory[FABRIC_BUMP_BYTES];
@@ -197,6 +198,8 @@ lode_status_t fabric_service_create(lode_fabric_h fabric);
 lode_status_t fabric_service_start(lode_fabric_h fabric);
 void fabric_service_stop(lode_fabric_h fabric);
 bool fabric_service_runs(lode_fabric_h fabric);
+/** Tell the living that this rank has no more to ask, and serve them until they say the same, but not for ever. */
+void fabric_farewell(lode_fabric_h fabric);
 void fabric_service_destroy(lode_fabric_h fabric);
 /** handlers.serve under its lock, its error put into the reply. */
 void fabric_serve(lode_fabric_h fabric, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,

@@ -259,7 +259,8 @@ bool fabric_fetches_pump(lode_fabric_h fabric)
             continue;
         for (fabric_request_t *request = fetching->active, *next; request; request = next) {
             next = request->next;
-            if (request->one_sided && fabric->gets < FABRIC_GETS_MAX && request->reading < request->count)
+            if (request->one_sided && fabric->peers[request->rank].gets < FABRIC_GETS_MAX &&
+                request->reading < request->count)
                 any |= gets_post(request);
         }
         for (uint32_t r = 0; r < fabric->ranks && fetching->queued > 0; r++)

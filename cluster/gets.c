@@ -50,7 +50,7 @@ static void on_read(void *ucx, ucs_status_t status, void *user)
 {
     fabric_request_t *request = user;
     request->operations--;
-    request->fabric->gets--;
+    request->fabric->peers[request->rank].gets--;
     landing_let_go(request->fabric, request->landing);
     if (status != UCS_OK)
         request->failed = true;
@@ -68,7 +68,7 @@ static ucs_status_t read_run(fabric_request_t *request, unsigned first, unsigned
     const lode_fetch_t *fetch = request->fetching->fetch;
     uint32_t index = request->items[request->reading];
     const lode_fetch_item_t *item = &fetch->items[index];
-    const fabric_peer_t *peer = &fabric->peers[request->rank];
+    fabric_peer_t *peer = &fabric->peers[request->rank];
     uint64_t offset =
         request->fetching->ways[index].offset + ((uint64_t)item->head * LODE_PAGE_TOKENS + first) * fetch->record_bytes;
     unsigned before = (unsigned)__builtin_popcountll(item->mask & ((UINT64_C(1) << first) - 1));
@@ -87,7 +87,7 @@ static ucs_status_t read_run(fabric_request_t *request, unsigned first, unsigned
         return UCS_PTR_STATUS(ucx);
     request->operations++;
     request->landing->writers++;
-    fabric->gets++;
+    peer->gets++;
     return UCS_OK;
 }
 
@@ -106,11 +106,12 @@ static void prefetch(const fabric_request_t *request, uint32_t i)
 bool gets_post(fabric_request_t *request)
 {
     const lode_fetch_t *fetch = request->fetching->fetch;
-    bool any = false, mapped = request->fabric->peers[request->rank].mapped;
-    while (!all_started(request) && !request->failed && request->fabric->gets < FABRIC_GETS_MAX) {
+    const fabric_peer_t *peer = &request->fabric->peers[request->rank];
+    bool any = false;
+    while (!all_started(request) && !request->failed && peer->gets < FABRIC_GETS_MAX) {
         if (request->left == 0) {
             request->left = fetch->items[request->items[request->reading]].mask;
-            if (mapped && request->reading + PREFETCH_ITEMS < request->count)
+            if (peer->mapped && request->reading + PREFETCH_ITEMS < request->count)
                 prefetch(request, request->reading + PREFETCH_ITEMS);
         }
         unsigned first = (unsigned)__builtin_ctzll(request->left);

@@ -74,7 +74,7 @@ void fabric_member_lost(lode_fabric_h fabric, uint32_t rank, const char *cause)
         return;
     uint32_t epoch = atomic_fetch_add(&fabric->epoch, 1) + 1;
     uint32_t left = fabric->ranks - atomic_fetch_add(&fabric->lost, 1) - 1;
-    if (atomic_load(&fabric->leaving))
+    if (atomic_load(&fabric->leaving) || atomic_load(&fabric->goodbye[rank]))
         lode_debug("rank %u (%s) has left: %s", rank, fabric->members[rank].host, cause);
     else
         lode_warn("rank %u (%s) is lost: %s; epoch %u, %u of %u ranks left", rank, fabric->members[rank].host, cause,

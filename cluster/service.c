@@ -202,6 +202,57 @@ static ucs_status_t on_call(void *argument, const void *header, size_t header_by
     return UCS_OK;
 }
 
+/* ----------------------------------------------------------------- goodbyes */
+
+static ucs_status_t on_goodbye(void *argument, const void *header, size_t header_bytes, void *data, size_t bytes,
+                               const ucp_am_recv_param_t *param)
+{
+    lode_fabric_h fabric = argument;
+    uint32_t rank;
+    (void)data;
+    (void)bytes;
+    (void)param;
+    if (header_bytes != sizeof rank)
+        return UCS_OK;
+    memcpy(&rank, header, sizeof rank);
+    if (rank < fabric->ranks)
+        atomic_store(&fabric->goodbye[rank], true);
+    return UCS_OK;
+}
+
+static void on_said(void *request, ucs_status_t status, void *user)
+{
+    (void)status;
+    (void)user;
+    ucp_request_free(request);
+}
+
+static bool all_have_said(lode_fabric_h fabric)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        if (r != fabric->rank && lode_fabric_alive(fabric, r) && !atomic_load(&fabric->goodbye[r]))
+            return false;
+    }
+    return true;
+}
+
+void fabric_farewell(lode_fabric_h fabric)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        ucp_ep_h ep = fabric->peers[r].asks.ep;
+        if (!ep || !lode_fabric_alive(fabric, r))
+            continue;
+        ucp_request_param_t param = fabric_send_param(on_said, NULL, 0);
+        ucs_status_ptr_t request =
+            ucp_am_send_nbx(ep, FABRIC_AM_GOODBYE, &fabric->rank, sizeof fabric->rank, NULL, 0, &param);
+        if (UCS_PTR_IS_ERR(request))
+            lode_debug("goodbye to rank %u: %s", r, ucs_status_string(UCS_PTR_STATUS(request)));
+    }
+    uint64_t end = lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u;
+    while (!all_have_said(fabric) && lode_now_ns() < end)
+        fabric_wait(fabric, end);
+}
+
 /* ------------------------------------------------------------------- thread */
 
 static bool service_round(lode_fabric_h fabric)
@@ -248,6 +299,7 @@ lode_status_t fabric_service_create(lode_fabric_h fabric)
     message_bump_init(&fabric->service->bump, fabric->service->bump_memory, FABRIC_BUMP_BYTES);
     LODE_TRY(owner_create(fabric));
     LODE_TRY(fabric_listen(fabric, fabric->service_worker, FABRIC_AM_CALL, on_call));
+    LODE_TRY(fabric_listen(fabric, fabric->service_worker, FABRIC_AM_GOODBYE, on_goodbye));
     return fabric_listen(fabric, fabric->service_worker, FABRIC_AM_FETCH, owner_on_fetch);
 }
 
