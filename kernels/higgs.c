@@ -72,36 +72,39 @@ uint8_t lode_higgs_nearest4(const float *x)
     return (uint8_t)best;
 }
 
-/* Distance from coordinate p to the nearest and the farthest place of [low, low + width]. */
-static double nearest_in(double p, double low, double width)
-{
-    return p < low ? low - p : p > low + width ? p - low - width : 0;
-}
+/* Squared distances, along one axis, from each point to the nearest and the farthest place of a strip of cells. */
+typedef struct strip {
+    float nearest[256], farthest[256];
+} strip_t;
 
-static double farthest_in(double p, double low, double width)
-{
-    return fmax(fabs(p - low), fabs(p - low - width));
-}
-
-static void fill_cell(uint32_t column, uint32_t row)
+static void fill_strip(strip_t *strip, uint32_t number, uint32_t axis)
 {
     /* The margin outweighs every rounding between here and the search. */
-    const double margin = 1e-4, width = CELL_WIDTH + 2 * margin;
-    double x = -CELL_REACH + column * (double)CELL_WIDTH - margin, y = -CELL_REACH + row * (double)CELL_WIDTH - margin;
-    double reach = INFINITY;
+    const float margin = 1e-4f, low = (float)number * CELL_WIDTH - CELL_REACH - margin;
+    const float high = low + CELL_WIDTH + 2 * margin;
     for (uint32_t i = 0; i < 256; i++) {
-        double dx = farthest_in(lode_higgs_grid2[i][0], x, width), dy = farthest_in(lode_higgs_grid2[i][1], y, width);
-        reach = fmin(reach, dx * dx + dy * dy);
+        float p = lode_higgs_grid2[i][axis];
+        float inside = fmaxf(fmaxf(low - p, p - high), 0), across = fmaxf(fabsf(p - low), fabsf(p - high));
+        strip->nearest[i] = inside * inside;
+        strip->farthest[i] = across * across;
     }
-    reach = (sqrt(reach) + margin) * (sqrt(reach) + margin);
+}
+
+/* A point can be nearest to some place of the cell if it may be nearer than the farthest reach of some other point. */
+static void fill_cell(uint32_t column, uint32_t row, const strip_t *across, const strip_t *along)
+{
+    float reach = INFINITY;
+    for (uint32_t i = 0; i < 256; i++) {
+        float far = across->farthest[i] + along->farthest[i];
+        reach = far < reach ? far : reach;
+    }
+    reach += 1e-4f * (1 + reach);
     uint32_t found = 0;
     for (uint32_t i = 0; i < 256; i++) {
-        double dx = nearest_in(lode_higgs_grid2[i][0], x, width), dy = nearest_in(lode_higgs_grid2[i][1], y, width);
-        if (dx * dx + dy * dy > reach)
+        if (across->nearest[i] + along->nearest[i] > reach)
             continue;
-        if (found < CANDIDATES)
-            for (uint32_t j = found; j < CANDIDATES; j++)
-                cells[column][row].candidates[j] = (uint8_t)i;
+        for (uint32_t j = found; j < CANDIDATES; j++)
+            cells[column][row].candidates[j] = (uint8_t)i;
         found++;
     }
     crowded[column][row] = found > CANDIDATES;
@@ -109,9 +112,14 @@ static void fill_cell(uint32_t column, uint32_t row)
 
 void lode_higgs_prepare(void)
 {
+    static strip_t across[CELLS], along[CELLS];
+    for (uint32_t i = 0; i < CELLS; i++) {
+        fill_strip(&across[i], i, 0);
+        fill_strip(&along[i], i, 1);
+    }
     for (uint32_t column = 0; column < CELLS; column++)
         for (uint32_t row = 0; row < CELLS; row++)
-            fill_cell(column, row);
+            fill_cell(column, row, &across[column], &along[row]);
     for (uint32_t i = 0; i < 256; i++)
         for (uint32_t j = 0; j < 4; j++)
             lode_higgs_columns4[j][i] = lode_higgs_grid4[i][j];

@@ -212,6 +212,19 @@ static inline float lode_uniform_score(const lode_landmark_query_t *query, int32
     return query->scale * (float)t * lode_bf16_widen(row_scale) + query->bias;
 }
 
+/** Prepare what of a query does not depend on its numbers' codes; @return what to multiply a number by, after `*exact`.
+ */
+static inline float lode_query_begin(uint32_t bits, float absmax, float bias, float *exact,
+                                     lode_landmark_query_t *query)
+{
+    float back, most = bits == 8 ? 32767 : 127;
+    *exact = lode_exact_scale(absmax, &back);
+    query->bias = bias;
+    query->sum = 0;
+    query->scale = absmax / most * (bits == 8 ? 1.0f : 0.5f);
+    return absmax > 0 ? most / (absmax * *exact) : 0;
+}
+
 /** Pack dim codes, a byte each, to a row: word w holds coordinates w·(32/bits) …, field m of byte j is coordinate 4·m +
  * j. */
 static inline void lode_uniform_pack(uint32_t bits, uint32_t dim, const uint8_t *codes, uint8_t *row)

@@ -2,7 +2,7 @@
 #include "kernels/internal.h"
 
 #define ROOM 32768 /* keys on the stack: 128 KiB */
-#define SAMPLE 8192
+#define LEAST_SAMPLE 1024
 #define BUCKETS 2048
 
 /*
@@ -44,22 +44,30 @@ static uint32_t kth_of_all(uint32_t *keys, size_t n, size_t k, size_t *above)
     return kth_key(keys, n, k, low, high, above);
 }
 
-/* A key that is the rank-th greatest of SAMPLE evenly spaced scores. */
-static uint32_t sample_kth(const float *scores, size_t n, size_t rank, uint32_t *keys)
+/* A key that is the rank-th greatest of `size` evenly spaced scores. */
+static uint32_t sample_kth(const float *scores, size_t n, size_t size, size_t rank, uint32_t *keys)
 {
     size_t above;
-    for (size_t i = 0; i < SAMPLE; i++)
-        keys[i] = lode_order_key(scores[i * (n / SAMPLE)]);
-    return kth_of_all(keys, SAMPLE, rank, &above);
+    for (size_t i = 0; i < size; i++)
+        keys[i] = lode_order_key(scores[i * n / size]);
+    return kth_of_all(keys, size, rank, &above);
 }
 
-/* Bounds that have the k-th score between them but for a chance of about 1 in 15,000 (4 standard deviations). */
+/*
+ * Bounds that have the k-th score between them but for a chance of about 1 in 15,000: four standard deviations of the
+ * sample's rank on either side. The sample is as large as makes the scores between them fit three quarters of the room.
+ */
 static void bracket(const float *scores, size_t n, size_t k, uint32_t *keys, uint32_t *low, uint32_t *high)
 {
-    double share = (double)k / (double)n, rank = share * SAMPLE;
-    double margin = 4 * sqrt(rank * (1 - share)) + 2;
-    *high = rank - margin >= 1 ? sample_kth(scores, n, (size_t)(rank - margin), keys) : lode_order_key(INFINITY);
-    *low = rank + margin <= SAMPLE ? sample_kth(scores, n, (size_t)(rank + margin), keys) : lode_order_key(-INFINITY);
+    double share = (double)k / (double)n, ratio = 8 * (double)n / (0.75 * ROOM);
+    double size = fmin(fmax(ceil(share * (1 - share) * ratio * ratio), LEAST_SAMPLE), ROOM);
+    double rank = share * size, margin = 4 * sqrt(rank * (1 - share)) + 2;
+    *high = lode_order_key(INFINITY);
+    *low = lode_order_key(-INFINITY);
+    if (rank - margin >= 1)
+        *high = sample_kth(scores, n, (size_t)size, (size_t)(rank - margin), keys);
+    if (rank + margin <= size)
+        *low = sample_kth(scores, n, (size_t)size, (size_t)(rank + margin), keys);
 }
 
 static uint32_t find_kth(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, size_t *above)

@@ -12,6 +12,7 @@ void lode_avx512_fill(lode_ops_t *ops)
     ops->record_encode = lode_avx512_record_encode;
     ops->record_decode = lode_avx512_record_decode;
     ops->landmark_quantise = lode_avx512_landmark_quantise;
+    ops->query_prepare = lode_avx512_query_prepare;
     ops->landmark_score = lode_avx512_landmark_score;
     ops->logsumexp = lode_avx512_logsumexp;
     ops->group_max = lode_avx512_group_max;

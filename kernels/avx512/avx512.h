@@ -31,6 +31,9 @@ void lode_avx512_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, 
                                 const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
                                 float *scratch);
 
+void lode_avx512_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,
+                               lode_landmark_query_t *query);
+
 float lode_avx512_logsumexp(const float *x, size_t n);
 void lode_avx512_group_max(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n);
 size_t lode_avx512_topk(const float *scores, size_t n, size_t k, uint32_t *out);

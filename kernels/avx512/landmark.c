@@ -244,3 +244,28 @@ void lode_avx512_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, 
         }
     }
 }
+
+void lode_avx512_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,
+                               lode_landmark_query_t *query)
+{
+    __m512 most = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < dim; i += 16) {
+        __m512 x = _mm512_loadu_ps(q + i);
+        _mm512_store_ps(query->q32 + i, x);
+        most = _mm512_max_ps(most, _mm512_abs_ps(x));
+    }
+    float absmax = spec->codec == LODE_LANDMARK_UNIFORM ? _mm512_reduce_max_ps(most) : 0, exact;
+    float inverse = lode_query_begin(spec->bits, absmax, bias, &exact, query);
+    if (spec->codec != LODE_LANDMARK_UNIFORM)
+        return;
+    __m512i sum = _mm512_setzero_si512();
+    for (uint32_t i = 0; i < dim; i += 16) {
+        __m512 x = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(query->q32 + i), _mm512_set1_ps(exact)),
+                                 _mm512_set1_ps(inverse));
+        __m512i code = _mm512_cvtps_epi32(x);
+        sum = _mm512_add_epi32(sum, code);
+        _mm256_store_si256((__m256i *)(query->q16 + i), _mm512_cvtepi32_epi16(code));
+        _mm_store_si128((__m128i *)(query->q8 + i), _mm512_cvtepi32_epi8(code));
+    }
+    query->sum = _mm512_reduce_add_epi32(sum);
+}

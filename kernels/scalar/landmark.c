@@ -87,22 +87,17 @@ void lode_scalar_landmark_place(const lode_landmark_spec_t *spec, uint32_t dim, 
 void lode_scalar_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,
                                lode_landmark_query_t *query)
 {
-    query->scale = 0;
-    query->bias = bias;
-    query->sum = 0;
+    float absmax = spec->codec == LODE_LANDMARK_UNIFORM ? lode_scalar_absmax(q, dim) : 0, exact;
+    float inverse = lode_query_begin(spec->bits, absmax, bias, &exact, query);
     memcpy(query->q32, q, sizeof *q * dim);
     if (spec->codec != LODE_LANDMARK_UNIFORM)
         return;
-    float absmax = lode_scalar_absmax(q, dim), back, scale = lode_exact_scale(absmax, &back);
-    float most = spec->bits == 8 ? 32767 : 127;
-    float inverse = absmax > 0 ? most / (absmax * scale) : 0;
     for (uint32_t i = 0; i < dim; i++) {
-        int32_t code = (int32_t)fminf(fmaxf(rintf(q[i] * scale * inverse), -most), most);
+        int32_t code = (int32_t)rintf(q[i] * exact * inverse); /* the rounded quotient cannot pass the greatest code */
         query->q16[i] = (int16_t)code;
-        query->q8[i] = (int8_t)(spec->bits == 8 ? 0 : code);
+        query->q8[i] = (int8_t)code;
         query->sum += code;
     }
-    query->scale = absmax / most * (spec->bits == 8 ? 1.0f : 0.5f);
 }
 
 /* Scores of the 16 landmarks of half a tile, whose words begin at `words` and scales at `scales`. */
