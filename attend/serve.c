@@ -35,7 +35,9 @@ static lode_status_t serve_block_add(lode_cluster_h cluster, const Lodemark__Blo
     lode_block_info_t info;
     uint32_t slot;
     LODE_TRY(block_info_of(cluster, message->info, &info));
-    lode_store_collect(cluster->store, lode_now_ns() - DROPPED_KEPT_NS);
+    uint64_t now = lode_now_ns(); /* counts from the machine's start */
+    if (now > DROPPED_KEPT_NS)
+        lode_store_collect(cluster->store, now - DROPPED_KEPT_NS);
     return lode_store_add(cluster->store, &info, &slot);
 }
 
