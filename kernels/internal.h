@@ -23,8 +23,11 @@ void lode_scalar_fill(lode_ops_t *ops);
 void lode_avx2_fill(lode_ops_t *ops);
 void lode_avx512_fill(lode_ops_t *ops);
 
-/* x86-64 with SSE4.2 and PCLMUL; part of the AVX2 level, used by AVX-512 too. */
+/* Parts of the AVX2 level that AVX-512 uses too. */
 uint32_t lode_sse42_crc32c(uint32_t seed, const void *data, size_t bytes);
+void lode_avx2_higgs_score(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t n,
+                           const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
+                           float *scratch);
 
 /* ------------------------------------------------------------ number formats */
 

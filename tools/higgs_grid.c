@@ -183,7 +183,7 @@ static void print_grid(const grid_t *grid)
             rows[i][j] = j < grid->d ? grid->at[j][i] : 0;
     qsort(rows, POINTS, sizeof rows[0], by_place);
     printf("\n/* Error a dimension on fresh Gaussian points: %.6f. */\n", fresh_error(grid));
-    printf("const float lode_higgs_grid%u[256][%u] = {\n", grid->d, grid->d);
+    printf("_Alignas(64) const float lode_higgs_grid%u[256][%u] = {\n", grid->d, grid->d);
     uint32_t a_line = 8 / grid->d;
     for (uint32_t i = 0; i < POINTS; i++) {
         printf("%s{", i % a_line ? " " : "    ");

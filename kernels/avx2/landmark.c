@@ -140,57 +140,11 @@ LODE_INLINE void scan_mean(uint32_t group, const scan_t *scan, const lode_landma
     }
 }
 
-/* tables[g][code place][256]: the share of each code in the dot product. */
-static void higgs_tables(uint32_t bits, uint32_t dim, const lode_landmark_query_t *queries, uint32_t group,
-                         float *tables)
-{
-    const uint32_t d = bits == 4 ? 2 : 4, places = dim / d;
-    const float *grid = bits == 4 ? &lode_higgs_grid2[0][0] : &lode_higgs_grid4[0][0];
-    __m256i step = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)d));
-    for (uint32_t code = 0; code < 256; code += 8) {
-        __m256 column[4];
-        for (uint32_t j = 0; j < d; j++)
-            column[j] = _mm256_i32gather_ps(grid + code * d + j, step, 4);
-        for (uint32_t g = 0; g < group; g++)
-            for (uint32_t place = 0; place < places; place++) {
-                const float *q = queries[g].q32 + place * d;
-                __m256 sum = _mm256_mul_ps(column[0], _mm256_set1_ps(q[0]));
-                for (uint32_t j = 1; j < d; j++)
-                    sum = _mm256_fmadd_ps(column[j], _mm256_set1_ps(q[j]), sum);
-                _mm256_storeu_ps(tables + ((size_t)g * places + place) * 256 + code, sum);
-            }
-    }
-}
-
-LODE_INLINE void scan_higgs(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries,
-                            const float *tables, float *out)
-{
-    const __m256i byte = _mm256_set1_epi32(0xff);
-    const size_t table_floats = scan->code_bytes * 256;
-    for (size_t first = 0; first < scan->n; first += 8) {
-        const uint8_t *words = words_of(scan, first / 16 * 16);
-        __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()}, scale = widen_bf16(scales_of(scan, first));
-        for (uint32_t word = 0; word < scan->words; word++) {
-            __m256i codes = load(words, word, first / 8 % 2);
-            for (uint32_t j = 0; j < 4; j++, codes = _mm256_srli_epi32(codes, 8))
-                for (uint32_t g = 0; g < group; g++) {
-                    const float *table = tables + g * table_floats + (4 * word + j) * 256;
-                    sum[g] = _mm256_add_ps(sum[g], _mm256_i32gather_ps(table, _mm256_and_si256(codes, byte), 4));
-                }
-        }
-        for (uint32_t g = 0; g < group; g++)
-            put(out + g * scan->stride, first, scan->n,
-                _mm256_fmadd_ps(sum[g], scale, _mm256_set1_ps(queries[g].bias)));
-    }
-}
-
 LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, const scan_t *scan,
-                           const lode_landmark_query_t *queries, const float *tables, float *out)
+                           const lode_landmark_query_t *queries, float *out)
 {
     if (spec->codec == LODE_LANDMARK_MEAN)
         scan_mean(group, scan, queries, out);
-    else if (spec->codec == LODE_LANDMARK_HIGGS)
-        scan_higgs(group, scan, queries, tables, out);
     else if (spec->bits == 8)
         scan_bytes(group, scan, queries, out);
     else if (spec->bits == 4)
@@ -200,27 +154,27 @@ LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, con
 }
 
 static void scan_2(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   const float *tables, float *out)
+                   float *out)
 {
-    scan_part(spec, 2, scan, queries, tables, out);
+    scan_part(spec, 2, scan, queries, out);
 }
 
 static void scan_1(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   const float *tables, float *out)
+                   float *out)
 {
-    scan_part(spec, 1, scan, queries, tables, out);
+    scan_part(spec, 1, scan, queries, out);
 }
 
 void lode_avx2_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t n,
                               const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
                               float *scratch)
 {
-    size_t code_bytes = lode_landmark_code_bytes(spec, dim), table_floats = lode_score_scratch_floats(spec, dim, 1);
+    size_t code_bytes = lode_landmark_code_bytes(spec, dim);
     scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
-    if (n == 0)
+    if (spec->codec == LODE_LANDMARK_HIGGS) {
+        lode_avx2_higgs_score(spec, dim, tiles, n, queries, group, out, stride, scratch);
         return;
-    if (spec->codec == LODE_LANDMARK_HIGGS)
-        higgs_tables(spec->bits, dim, queries, group, scratch);
+    }
     /* The queries' parts share each stretch of tiles while it is in the cache. */
     const size_t stretch = 4096 / LODE_TILE * LODE_TILE;
     for (size_t first = 0; first < n; first += stretch) {
@@ -228,9 +182,8 @@ void lode_avx2_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, co
         scan.n = n - first < stretch ? n - first : stretch;
         for (uint32_t g = 0; g < group;) {
             uint32_t part = group - g >= 2 ? 2 : 1;
-            const float *tables = scratch + g * table_floats;
             float *to = out + g * stride + first;
-            (part == 2 ? scan_2 : scan_1)(spec, &scan, queries + g, tables, to);
+            (part == 2 ? scan_2 : scan_1)(spec, &scan, queries + g, to);
             g += part;
         }
     }

@@ -136,64 +136,11 @@ LODE_INLINE void scan_mean(uint32_t group, const scan_t *scan, const lode_landma
     }
 }
 
-/* tables[g][code place][256]: the share of each code in the dot product. */
-static void higgs_tables(uint32_t bits, uint32_t dim, const lode_landmark_query_t *queries, uint32_t group,
-                         float *tables)
-{
-    const uint32_t d = bits == 4 ? 2 : 4, places = dim / d;
-    const float *grid = bits == 4 ? &lode_higgs_grid2[0][0] : &lode_higgs_grid4[0][0];
-    __m512i step = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                      _mm512_set1_epi32((int)d));
-    for (uint32_t code = 0; code < 256; code += 16) {
-        __m512 column[4];
-        for (uint32_t j = 0; j < d; j++)
-            column[j] = _mm512_i32gather_ps(step, grid + code * d + j, 4);
-        for (uint32_t g = 0; g < group; g++)
-            for (uint32_t place = 0; place < places; place++) {
-                const float *q = queries[g].q32 + place * d;
-                __m512 sum = _mm512_mul_ps(column[0], _mm512_set1_ps(q[0]));
-                for (uint32_t j = 1; j < d; j++)
-                    sum = _mm512_fmadd_ps(column[j], _mm512_set1_ps(q[j]), sum);
-                _mm512_storeu_ps(tables + ((size_t)g * places + place) * 256 + code, sum);
-            }
-    }
-}
-
-LODE_INLINE void scan_higgs(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries,
-                            const float *tables, float *out)
-{
-    const __m512i byte = _mm512_set1_epi32(0xff);
-    const size_t table_floats = scan->code_bytes * 256;
-    for (size_t first = 0; first < scan->n; first += 16) {
-        const uint8_t *tile = scan->tiles + first / LODE_TILE * scan->tile_bytes;
-        const uint8_t *words = tile + first % LODE_TILE * scan->code_bytes;
-        __m512 sum[4];
-        for (uint32_t g = 0; g < group; g++)
-            sum[g] = _mm512_setzero_ps();
-        for (uint32_t word = 0; word < scan->words; word++) {
-            __m512i codes = _mm512_load_si512(words + 64 * word);
-            for (uint32_t j = 0; j < 4; j++) {
-                __m512i code = _mm512_and_si512(_mm512_srl_epi32(codes, _mm_cvtsi32_si128((int)(8 * j))), byte);
-                for (uint32_t g = 0; g < group; g++) {
-                    const float *table = tables + g * table_floats + (4 * word + j) * 256;
-                    sum[g] = _mm512_add_ps(sum[g], _mm512_i32gather_ps(code, table, 4));
-                }
-            }
-        }
-        __m512 scale = widen_bf16(tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2);
-        for (uint32_t g = 0; g < group; g++)
-            put(out + g * scan->stride, first, scan->n,
-                _mm512_fmadd_ps(sum[g], scale, _mm512_set1_ps(queries[g].bias)));
-    }
-}
-
 LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, const scan_t *scan,
-                           const lode_landmark_query_t *queries, const float *tables, float *out)
+                           const lode_landmark_query_t *queries, float *out)
 {
     if (spec->codec == LODE_LANDMARK_MEAN)
         scan_mean(group, scan, queries, out);
-    else if (spec->codec == LODE_LANDMARK_HIGGS)
-        scan_higgs(group, scan, queries, tables, out);
     else if (spec->bits == 8)
         scan_bytes(group, scan, queries, out);
     else if (spec->bits == 4)
@@ -203,33 +150,33 @@ LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, con
 }
 
 static void scan_4(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   const float *tables, float *out)
+                   float *out)
 {
-    scan_part(spec, 4, scan, queries, tables, out);
+    scan_part(spec, 4, scan, queries, out);
 }
 
 static void scan_2(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   const float *tables, float *out)
+                   float *out)
 {
-    scan_part(spec, 2, scan, queries, tables, out);
+    scan_part(spec, 2, scan, queries, out);
 }
 
 static void scan_1(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   const float *tables, float *out)
+                   float *out)
 {
-    scan_part(spec, 1, scan, queries, tables, out);
+    scan_part(spec, 1, scan, queries, out);
 }
 
 void lode_avx512_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t n,
                                 const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
                                 float *scratch)
 {
-    size_t code_bytes = lode_landmark_code_bytes(spec, dim), table_floats = lode_score_scratch_floats(spec, dim, 1);
+    size_t code_bytes = lode_landmark_code_bytes(spec, dim);
     scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
-    if (n == 0)
+    if (spec->codec == LODE_LANDMARK_HIGGS) {
+        lode_avx2_higgs_score(spec, dim, tiles, n, queries, group, out, stride, scratch);
         return;
-    if (spec->codec == LODE_LANDMARK_HIGGS)
-        higgs_tables(spec->bits, dim, queries, group, scratch);
+    }
     /* The queries' parts share each stretch of tiles while it is in the cache. */
     const size_t stretch = 4096 / LODE_TILE * LODE_TILE;
     for (size_t first = 0; first < n; first += stretch) {
@@ -237,9 +184,8 @@ void lode_avx512_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, 
         scan.n = n - first < stretch ? n - first : stretch;
         for (uint32_t g = 0; g < group;) {
             uint32_t part = group - g >= 4 ? 4 : group - g >= 2 ? 2 : 1;
-            const float *tables = scratch + g * table_floats;
             float *to = out + g * stride + first;
-            (part == 4 ? scan_4 : part == 2 ? scan_2 : scan_1)(spec, &scan, queries + g, tables, to);
+            (part == 4 ? scan_4 : part == 2 ? scan_2 : scan_1)(spec, &scan, queries + g, to);
             g += part;
         }
     }
