@@ -63,17 +63,22 @@ static size_t collect_chosen(lode_step_state_t *step, const lode_tile_t *tile, c
     return n;
 }
 
+/* All of a row's visible tokens are wanted, so their records follow one another page by page. */
 static size_t collect_all(lode_step_state_t *step, const lode_tile_t *tile, const lode_run_t *run, uint64_t visible,
                           uint32_t head)
 {
     const lode_step_block_t *block = lode_step_block_at(step, run->block);
+    const uint32_t *first_record = step->first_record.data;
     const uint8_t **pointers = step->pointers.data;
-    uint64_t last = (uint64_t)run->page_end * LODE_PAGE_TOKENS;
     size_t n = 0;
-    last = last < visible ? last : visible;
-    for (uint64_t token = (uint64_t)run->page_begin * LODE_PAGE_TOKENS; token < last; token++) {
-        size_t mask = lode_mask_at(step, block, (uint32_t)(token / LODE_PAGE_TOKENS), head);
-        pointers[n++] = record_of(step, tile, mask, token % LODE_PAGE_TOKENS);
+    for (uint32_t page = run->page_begin; page < run->page_end; page++) {
+        uint64_t first = (uint64_t)page * LODE_PAGE_TOKENS;
+        if (first >= visible)
+            break;
+        size_t count = visible - first < LODE_PAGE_TOKENS ? visible - first : LODE_PAGE_TOKENS;
+        memcpy(pointers + n, (const uint8_t **)tile->records.data + first_record[lode_mask_at(step, block, page, head)],
+               count * sizeof *pointers);
+        n += count;
     }
     return n;
 }
