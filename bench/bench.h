@@ -8,5 +8,7 @@
 
 /** Attention steps over a context shared by all ranks: time, bytes, and accuracy against dense in double. */
 int lode_bench_step(int argc, char **argv);
+/** Fetching alone, beside its floor and its rivals. */
+int lode_bench_fetch(int argc, char **argv);
 
 #endif

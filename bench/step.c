@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "bench/bench.h"
+#include "bench/options.h"
 #include "bench/step.h"
 
 enum { GATHER_SECONDS = 60 };
@@ -155,7 +156,7 @@ static void free_bench(lode_step_bench_t *b)
     free(b->dense_out);
     free(b->dense_kept);
     lode_source_close(&b->source);
-    lode_step_wish_free(&b->wish);
+    lode_bench_options_free(&b->wish.options);
 }
 
 static lode_status_t run(lode_step_bench_t *b)
@@ -171,14 +172,13 @@ static lode_status_t run(lode_step_bench_t *b)
 int lode_bench_step(int argc, char **argv)
 {
     lode_step_bench_t b = {0};
-    if (lode_step_wish_parse(argc, argv, &b.wish) != LODE_OK)
-        return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
-    if (b.wish.help) {
+    if (lode_bench_wants_help(argc, argv)) {
         if (lode_job_rank_hint() == 0)
             lode_step_help(stdout);
-        lode_step_wish_free(&b.wish);
         return LODE_EXIT_OK;
     }
+    if (lode_step_wish_parse(argc, argv, &b.wish) != LODE_OK)
+        return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
     lode_status_t status = run(&b);
     char sentence[512];
     snprintf(sentence, sizeof sentence, "%s", lode_error_message());

@@ -16,7 +16,6 @@
 /** What was asked. Texts are borrowed from `options`. */
 typedef struct lode_step_wish {
     lode_options_t options;
-    bool help;
     lode_geometry_t geometry;
     uint64_t tokens;
     uint32_t documents;
@@ -42,7 +41,6 @@ extern const lode_option_t lode_step_options[];
 
 /** Read the command line. @return ::LODE_ERR_INVALID with the sentence to show. */
 lode_status_t lode_step_wish_parse(int argc, char **argv, lode_step_wish_t *wish);
-void lode_step_wish_free(lode_step_wish_t *wish);
 void lode_step_help(FILE *out);
 
 /** One run through all steps. */

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/options.h"
 #include "bench/progress.h"
 #include "bench/step.h"
 #include "landmarks/landmarks.h"
@@ -127,22 +128,18 @@ static lode_status_t check_memory(const lode_step_bench_t *b, uint64_t arena)
 
 static lode_status_t configure(lode_step_bench_t *b)
 {
-    LODE_TRY(lode_config_create(&b->config));
-    for (const lode_option_t *row = lode_library_options; row->name; row++) {
-        const char *value = lode_options_get(&b->wish.options, row->name);
-        if (value)
-            LODE_TRY(lode_config_set(b->config, row->name, value));
-    }
+    LODE_TRY(lode_bench_config(&b->wish.options, &b->config));
     /* Steps before the kill would leave the cache full of what the dead rank can no longer give. */
-    bool cache_given = lode_options_get(&b->wish.options, "hot-cache") || getenv("LODEMARK_HOT_CACHE");
-    return b->wish.kill_rank >= 0 && !cache_given ? lode_config_set(b->config, "hot-cache", "0") : LODE_OK;
+    if (b->wish.kill_rank >= 0 && !lode_bench_given(&b->wish.options, "hot-cache", "LODEMARK_HOT_CACHE"))
+        return lode_config_set(b->config, "hot-cache", "0");
+    return LODE_OK;
 }
 
 lode_status_t lode_step_join(lode_step_bench_t *b)
 {
     LODE_TRY(lode_job_agree(configure(b)));
     uint64_t replicas = strtoull(lode_config_get(b->config, "replicas"), NULL, 10), arena = wanted_arena(b);
-    bool given = lode_options_get(&b->wish.options, "arena") || getenv("LODEMARK_ARENA");
+    bool given = lode_bench_given(&b->wish.options, "arena", "LODEMARK_ARENA");
     lode_status_t status = LODE_OK;
     if (replicas <= b->job.ranks && !given) { /* the join refuses too many replicas better than a size could */
         char text[32];

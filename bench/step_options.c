@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/options.h"
 #include "bench/step.h"
 
 /* Options without a default here have one that depends on the others; their text names it. */
@@ -48,24 +49,6 @@ void lode_step_help(FILE *out)
     lode_options_help(lode_step_options, out);
     fprintf(out, "\nOptions of the cluster (also as variables, LODEMARK_ARENA for --arena)\n");
     lode_options_help(lode_library_options, out);
-}
-
-/* This table, then the library's without defaults: what has a value there was asked for. */
-static lode_option_t *join_tables(void)
-{
-    size_t own = 0, library = 0;
-    while (lode_step_options[own].name)
-        own++;
-    while (lode_library_options[library].name)
-        library++;
-    lode_option_t *table = calloc(own + library + 1, sizeof *table);
-    if (!table)
-        return NULL;
-    memcpy(table, lode_step_options, own * sizeof *table);
-    memcpy(table + own, lode_library_options, library * sizeof *table);
-    for (size_t i = 0; i < library; i++)
-        table[own + i].value = NULL;
-    return table;
 }
 
 static uint64_t count_or(const lode_options_t *options, const char *name, uint64_t otherwise)
@@ -140,12 +123,8 @@ static void read_counts(lode_step_wish_t *wish)
     wish->write = !lode_options_flag(o, "no-write") && !wish->capture && wish->kill_rank < 0;
 }
 
-static lode_status_t read_wish(int argc, char **argv, lode_step_wish_t *wish)
+static lode_status_t read_wish(lode_step_wish_t *wish)
 {
-    int rest;
-    LODE_TRY(lode_options_parse(&wish->options, argc, argv, &rest));
-    if (rest < argc)
-        return lode_fail(LODE_ERR_INVALID, "\"%s\": bench step takes options only, each beginning with --", argv[rest]);
     read_geometry(wish);
     read_counts(wish);
     LODE_TRY(lode_format_parse(lode_options_get(&wish->options, "format"), &wish->format));
@@ -158,24 +137,11 @@ static lode_status_t read_wish(int argc, char **argv, lode_step_wish_t *wish)
 lode_status_t lode_step_wish_parse(int argc, char **argv, lode_step_wish_t *wish)
 {
     lode_step_wish_t made = {0};
-    for (int i = 0; i < argc; i++)
-        made.help |= strcmp(argv[i], "--help") == 0;
-    lode_option_t *table = join_tables();
-    if (!table)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
-    lode_status_t status = lode_options_create(table, &made.options);
-    if (status == LODE_OK && !made.help)
-        status = read_wish(argc, argv, &made);
-    *wish = made;
-    if (status != LODE_OK)
-        lode_step_wish_free(wish);
+    LODE_TRY(lode_bench_options("bench step", lode_step_options, argc, argv, &made.options));
+    lode_status_t status = read_wish(&made);
+    if (status == LODE_OK)
+        *wish = made;
+    else
+        lode_bench_options_free(&made.options);
     return status;
-}
-
-void lode_step_wish_free(lode_step_wish_t *wish)
-{
-    const lode_option_t *table = wish->options.table;
-    lode_options_destroy(&wish->options);
-    free((void *)(uintptr_t)table);
-    wish->options.table = NULL;
 }

@@ -15,6 +15,7 @@ typedef struct command {
 
 static const command_t bench_commands[] = {
     {"step", lode_bench_step, NULL, "attention steps over a context that all ranks hold: time, bytes, accuracy"},
+    {"fetch", lode_bench_fetch, NULL, "fetching alone, beside its floor and its rivals"},
     {NULL},
 };
 

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/options.h"
+
+bool lode_bench_wants_help(int argc, char **argv)
+{
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+static lode_option_t *join_tables(const lode_option_t *own)
+{
+    size_t first = 0, library = 0;
+    while (own[first].name)
+        first++;
+    while (lode_library_options[library].name)
+        library++;
+    lode_option_t *table = calloc(first + library + 1, sizeof *table);
+    if (!table)
+        return NULL;
+    memcpy(table, own, first * sizeof *table);
+    memcpy(table + first, lode_library_options, library * sizeof *table);
+    for (size_t i = 0; i < library; i++)
+        table[first + i].value = NULL;
+    return table;
+}
+
+lode_status_t lode_bench_options(const char *command, const lode_option_t *own, int argc, char **argv,
+                                 lode_options_t *options)
+{
+    int rest = argc;
+    lode_option_t *table = join_tables(own);
+    lode_options_t made = {0};
+    if (!table)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
+    lode_status_t status = lode_options_create(table, &made);
+    if (status != LODE_OK) {
+        free(table);
+        return status;
+    }
+    status = lode_options_parse(&made, argc, argv, &rest);
+    if (status == LODE_OK && rest < argc)
+        status =
+            lode_fail(LODE_ERR_INVALID, "\"%s\": %s takes options only, each beginning with --", argv[rest], command);
+    if (status == LODE_OK)
+        *options = made;
+    else
+        lode_bench_options_free(&made);
+    return status;
+}
+
+void lode_bench_options_free(lode_options_t *options)
+{
+    const lode_option_t *table = options->table;
+    lode_options_destroy(options);
+    free((void *)(uintptr_t)table); /* made by join_tables() */
+    options->table = NULL;
+}
+
+lode_status_t lode_bench_config(const lode_options_t *options, lode_config_h *config)
+{
+    lode_config_h made;
+    LODE_TRY(lode_config_create(&made));
+    for (const lode_option_t *row = lode_library_options; row->name; row++) {
+        const char *value = lode_options_get(options, row->name);
+        lode_status_t status = value ? lode_config_set(made, row->name, value) : LODE_OK;
+        if (status != LODE_OK) {
+            lode_config_destroy(&made);
+            return status;
+        }
+    }
+    *config = made;
+    return LODE_OK;
+}
+
+bool lode_bench_given(const lode_options_t *options, const char *name, const char *variable)
+{
+    const char *value = getenv(variable);
+    return lode_options_get(options, name) || (value && *value);
+}

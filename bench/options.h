@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file options.h
+ * @brief A benchmark's own options together with the library's, from one command line.
+ */
+#ifndef LODE_BENCH_OPTIONS_H
+#define LODE_BENCH_OPTIONS_H
+
+#include "base/base.h"
+
+bool lode_bench_wants_help(int argc, char **argv);
+/** Read a command line by the joined tables; library options have no default here: what has a value was asked for. */
+lode_status_t lode_bench_options(const char *command, const lode_option_t *own, int argc, char **argv,
+                                 lode_options_t *options);
+void lode_bench_options_free(lode_options_t *options);
+/** Defaults, then LODEMARK_ variables, then what was asked for. */
+lode_status_t lode_bench_config(const lode_options_t *options, lode_config_h *config);
+/** Whether a library option was set, on the command line or by its variable. */
+bool lode_bench_given(const lode_options_t *options, const char *name, const char *variable);
+
+#endif
