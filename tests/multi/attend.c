@@ -173,7 +173,7 @@ static void make_documents(lode_cluster_h cluster, uint32_t count, const uint64_
 {
     for (uint32_t b = 0; b < count; b++) {
         size_t n = tokens[b] * KV_HEADS * dim;
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "d%u", b);
         models[b] = (model_block_t){tensor(100 + b, n), tensor(200 + b, n), tokens[b], 0};
         if ((int)b % ranks == rank) {
@@ -187,7 +187,7 @@ static void make_documents(lode_cluster_h cluster, uint32_t count, const uint64_
     }
     MPI_Barrier(MPI_COMM_WORLD);
     for (uint32_t b = 0; b < count; b++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "d%u", b);
         if ((int)b % ranks != rank)
             MUST(lode_block_open(cluster, name, &blocks[b]));
@@ -310,7 +310,7 @@ Test(attend, generated_tokens_are_attended)
     enum { DIM = 64, LAYERS = 2, STEPS = 70, T = 3 };
     lode_geometry_t geometry = geometry_of(LAYERS, DIM);
     lode_cluster_h cluster = join(&geometry, NULL);
-    char name[16];
+    char name[32];
     snprintf(name, sizeof name, "stream %d", rank);
     lode_block_h block = make_block(cluster, name, LODE_FORMAT_BF16, "landmark2");
     size_t n = (size_t)STEPS * T * KV_HEADS * DIM;
@@ -579,7 +579,7 @@ Test(attend, bad_calls_are_refused)
     view_params.blocks = twice;
     view_params.count = 2;
     REFUSED(lode_view_create(cluster, &view_params, &view), LODE_ERR_INVALID);
-    char name[16];
+    char name[32];
     snprintf(name, sizeof name, "mine %d", rank);
     lode_block_h mine = make_block(cluster, name, LODE_FORMAT_BF16, "landmark2:c4");
     twice[1] = mine;
