@@ -10,6 +10,9 @@
 
 #include "cluster/fabric_inside.h"
 
+/** Larger payloads go by rendezvous: it is slower over TCP, but the receiver says how many it takes at once. */
+#define EAGER_BYTES ((size_t)1 << 20)
+
 struct fabric_call {
     fabric_call_t *next;
     lode_fabric_h fabric;
@@ -211,7 +214,8 @@ static lode_status_t wait_for_room(lode_fabric_h fabric, uint32_t to, size_t byt
 
 static lode_status_t call_send(lode_fabric_h fabric, fabric_call_t *slot, size_t header_bytes)
 {
-    ucp_request_param_t param = fabric_send_param(on_sent, slot, 0);
+    ucp_request_param_t param =
+        fabric_send_param(on_sent, slot, slot->bytes <= EAGER_BYTES ? UCP_AM_SEND_FLAG_EAGER : 0);
     slot->sending = true;
     ucs_status_ptr_t request = ucp_am_send_nbx(fabric->peers[slot->to].asks.ep, FABRIC_AM_CALL, slot->header,
                                                header_bytes, slot->payload, slot->bytes, &param);

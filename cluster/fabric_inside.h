@@ -147,7 +147,6 @@ struct lode_fabric {
     fabric_fetching_t *fetchings; /**< (FABRIC_FETCHES) */
     fabric_request_t *requests_free;
     uint32_t requests_peer_max; /**< bound of fabric_peer_t.requests */
-    uint8_t *bounces_free;      /**< buffers for rendezvous replies, linked by their first word */
     fabric_landing_t landings[LODE_LANDINGS];
     uint32_t flushes; /**< of fabric_links_wire() under way */
     message_bump_t bump;

@@ -73,7 +73,6 @@ struct fabric_request {
     bool one_sided, answered, failed;
     uint32_t reading; /**< one-sided: item whose reads are being started */
     uint64_t left;    /**< one-sided: tokens of it not asked for */
-    uint8_t *bounce;  /**< a rendezvous reply comes here */
     uint32_t items[MESSAGE_ITEMS_MAX];
     uint64_t missing[MESSAGE_ITEMS_MAX / 64]; /**< bit set over items */
     lode_wire_item_t wire[MESSAGE_ITEMS_MAX];

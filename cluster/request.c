@@ -2,6 +2,9 @@
 /*
  * A request: items asked of one owner, by message here, by one-sided reads in gets.c.
  *
+ * Replies come eagerly, whole, and are copied to where their items land: quicker than a rendezvous with an owner
+ * that may be asleep, and what comes late has nothing to spoil.
+ *
  * A request that is given up lives on while UCX holds its memory; its peer's bound counts it until then.
  */
 #include <stdlib.h>
@@ -69,11 +72,6 @@ void request_recycle(fabric_request_t *request)
     lode_fabric_h fabric = request->fabric;
     if (request->fetching || request->operations > 0)
         return;
-    if (request->bounce) {
-        memcpy(request->bounce, &fabric->bounces_free, sizeof fabric->bounces_free);
-        fabric->bounces_free = request->bounce;
-        request->bounce = NULL;
-    }
     fabric->peers[request->rank].requests--;
     request->id = 0;
     request->next = fabric->requests_free;
@@ -105,16 +103,10 @@ void requests_destroy(lode_fabric_h fabric)
 {
     for (uint32_t i = 0; i < fabric->requests.count; i++) {
         fabric_request_t *request = fabric->requests.objects[i];
-        free(request->bounce);
         free(request);
     }
     free(fabric->requests.objects);
     fabric->requests = (fabric_table_t){0};
-    while (fabric->bounces_free) {
-        uint8_t *bounce = fabric->bounces_free;
-        memcpy(&fabric->bounces_free, bounce, sizeof fabric->bounces_free);
-        free(bounce);
-    }
 }
 
 /* ------------------------------------------------------------------ sending */
@@ -224,51 +216,6 @@ static void scatter(fabric_request_t *request, const uint8_t *data)
     request_end(request, FETCH_NO_CAUSE);
 }
 
-static void on_received(void *ucx, ucs_status_t status, size_t bytes, void *user)
-{
-    fabric_request_t *request = user;
-    (void)bytes;
-    request->operations--;
-    if (request->fetching && status == UCS_OK)
-        scatter(request, request->bounce);
-    else if (request->fetching)
-        request_end(request, FETCH_LOST);
-    else
-        request_recycle(request);
-    ucp_request_free(ucx);
-}
-
-static uint8_t *bounce_take(lode_fabric_h fabric)
-{
-    uint8_t *bounce = fabric->bounces_free;
-    if (bounce)
-        memcpy(&fabric->bounces_free, bounce, sizeof fabric->bounces_free);
-    else
-        bounce = aligned_alloc(4096, (fabric->reply_capacity + 4095) & ~(size_t)4095);
-    return bounce;
-}
-
-/* Rendezvous data goes to a buffer of the request, never straight to the landing buffer: a reply that comes
-   late then has nothing to spoil. */
-static void receive(fabric_request_t *request, void *descriptor)
-{
-    lode_fabric_h fabric = request->fabric;
-    request->bounce = bounce_take(fabric);
-    if (!request->bounce) {
-        request_end(request, FETCH_MEMORY);
-        return;
-    }
-    ucp_request_param_t param = {.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
-                                                 UCP_OP_ATTR_FLAG_NO_IMM_CMPL,
-                                 .cb.recv_am = on_received,
-                                 .user_data = request};
-    ucs_status_ptr_t ucx = ucp_am_recv_data_nbx(fabric->client, descriptor, request->bounce, request->bytes, &param);
-    if (UCS_PTR_IS_PTR(ucx))
-        request->operations++;
-    else
-        request_end(request, FETCH_LOST);
-}
-
 /** Note which items the owner does not hold. @return bytes of the others, SIZE_MAX if the list is none. */
 static size_t note_missing(fabric_request_t *request, const Lodemark__FetchReply *reply)
 {
@@ -303,12 +250,10 @@ ucs_status_t fabric_on_fetch_reply(void *argument, const void *header, size_t he
     request->answered = true;
     if (reply->status != LODE_OK) {
         request_end(request, reply->status == LODE_ERR_NOT_FOUND ? FETCH_MISSING : FETCH_REFUSED);
-    } else if (note_missing(request, reply) != bytes) {
+    } else if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) || note_missing(request, reply) != bytes) {
         atomic_fetch_add(&fabric->counters.malformed, 1);
         lode_warn("rank %u answered a fetch of %zu bytes with %zu", request->rank, request->bytes, bytes);
         request_end(request, FETCH_CHECK);
-    } else if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) {
-        receive(request, data);
     } else {
         scatter(request, data);
     }

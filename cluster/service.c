@@ -50,7 +50,7 @@ void service_send(lode_fabric_h fabric, uint32_t to, unsigned id, service_answer
     ucp_ep_h ep = fabric->peers[to].answers.ep;
     ucs_status_ptr_t request = NULL;
     if (ep && !fabric->peers[to].answers.failed) {
-        ucp_request_param_t param = fabric_send_param(on_sent, answer, 0);
+        ucp_request_param_t param = fabric_send_param(on_sent, answer, UCP_AM_SEND_FLAG_EAGER);
         request =
             ucp_am_send_nbx(ep, id, answer->header, header_bytes, data_bytes ? answer->data : NULL, data_bytes, &param);
     }
