@@ -76,14 +76,14 @@ typedef struct transport {
     const char *name, *tls;
     lode_fetch_lane_t batched, reads; /**< fetch paths: one message an owner, one read a record */
     lode_fetch_redis_t redis;
-    lode_slices_t floor, pages, records, single_reads, mget;
+    lode_slices_t floor, pages, records, direct_pages, single_reads, mget;
     uint32_t iterations;
     bool wanted;
 } transport_t;
 
 static lode_status_t create_slices(const lode_fetch_bench_t *b, transport_t *t)
 {
-    lode_slices_t *all[] = {&t->floor, &t->pages, &t->records, &t->single_reads, &t->mget};
+    lode_slices_t *all[] = {&t->floor, &t->pages, &t->records, &t->direct_pages, &t->single_reads, &t->mget};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         LODE_TRY(lode_slices_create(b->slices, all[i]));
     return LODE_OK;
@@ -91,7 +91,7 @@ static lode_status_t create_slices(const lode_fetch_bench_t *b, transport_t *t)
 
 static void free_transport(transport_t *t)
 {
-    lode_slices_t *all[] = {&t->floor, &t->pages, &t->records, &t->single_reads, &t->mget};
+    lode_slices_t *all[] = {&t->floor, &t->pages, &t->records, &t->direct_pages, &t->single_reads, &t->mget};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         lode_slices_free(all[i]);
 }
@@ -115,6 +115,8 @@ static lode_status_t run_slice(lode_fetch_bench_t *b, transport_t *t)
             status = lode_fetch_lane_slice(&t->batched, true, &t->records);
         if (status == LODE_OK)
             status = lode_fetch_lane_slice(&t->reads, true, &t->single_reads);
+        if (status == LODE_OK)
+            status = lode_fetch_lane_slice(&t->reads, false, &t->direct_pages);
         if (status == LODE_OK && !t->mget.skipped[0])
             status = lode_fetch_redis_slice(b, &t->redis, &t->mget);
     }
@@ -133,7 +135,7 @@ static lode_status_t measure(lode_fetch_bench_t *b, transport_t *t)
     for (uint32_t i = 0; i <= b->slices; i++) {
         LODE_TRY(run_slice(b, t));
         if (i == 0)
-            t->pages.count = t->records.count = t->single_reads.count = t->mget.count = 0;
+            t->pages.count = t->records.count = t->direct_pages.count = t->single_reads.count = t->mget.count = 0;
         lode_progress_at(&progress, i + 1);
     }
     lode_progress_end(&progress);
@@ -164,7 +166,7 @@ static lode_status_t report(const lode_fetch_bench_t *b, const transport_t *tcp,
     char perftest[64], records[64];
     snprintf(perftest, sizeof perftest, "ucx_perftest %s", lode_options_get(&b->options, "floor"));
     snprintf(records, sizeof records, "%u records of %u B", b->records, b->record_bytes);
-    lode_fetch_row_t rows[8];
+    lode_fetch_row_t rows[10];
     size_t n = 0;
     for (int i = 0; i < 2; i++) {
         const transport_t *t = i ? shm : tcp;
@@ -174,6 +176,7 @@ static lode_status_t report(const lode_fetch_bench_t *b, const transport_t *tcp,
         rows[n++] = (lode_fetch_row_t){records, t->name, perftest, &t->records, &t->floor, 0.50};
         rows[n++] =
             (lode_fetch_row_t){records, t->name, "one read a record", &t->records, &t->single_reads, t == tcp ? 10 : 0};
+        rows[n++] = (lode_fetch_row_t){"whole pages, one-sided", t->name, perftest, &t->direct_pages, &t->floor, 0};
         if (t == tcp)
             rows[n++] = (lode_fetch_row_t){"whole pages, batched", t->name, "Redis MGET", &t->pages, &t->mget, 2};
     }
