@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "cluster/fabric_inside.h"
@@ -13,6 +14,8 @@
 #define CARD_VERSION 0x6c6f646500000001u
 #define CONNECT_NS 30000000000u
 #define MESSAGE_BYTES 512
+/** Of /dev/shm: the receive queues of two workers, with some to spare. */
+#define POSIX_RANK_BYTES ((uint64_t)16 << 20)
 /** How long a barrier may still take after a rank has closed its end: the slower ones are passing it. */
 #define GOODBYE_NS 2000000000u
 
@@ -130,6 +133,19 @@ static bool may_share_memory(void)
     return !transports;
 }
 
+/**
+ * Whether /dev/shm is too small for the queues that UCX keeps there: containers often have 64 MiB of it. SysV
+ * shared memory knows no such limit.
+ */
+static bool posix_too_small(lode_fabric_h fabric)
+{
+    struct statvfs facts;
+    int local = 1;
+    MPI_Comm_size(fabric->node_comm, &local);
+    return statvfs("/dev/shm", &facts) == 0 &&
+           (uint64_t)facts.f_bavail * facts.f_frsize < (uint64_t)local * POSIX_RANK_BYTES;
+}
+
 /** Set an option of UCX unless the user did. */
 static lode_status_t tune(ucp_config_t *config, const char *name, const char *value)
 {
@@ -146,6 +162,8 @@ static lode_status_t context_create(lode_fabric_h fabric)
     /* Without this, shared memory is not used at all once errors of peers are to be handled. */
     if (status == LODE_OK && may_share_memory())
         status = tune(config, "MM_ERROR_HANDLING", "y");
+    if (status == LODE_OK && posix_too_small(fabric))
+        status = tune(config, "TLS", "^posix");
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
@@ -162,7 +180,11 @@ static lode_status_t worker_create(lode_fabric_h fabric, ucp_worker_h *worker)
     ucp_worker_params_t params = {.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_EVENTS,
                                   .thread_mode = UCS_THREAD_MODE_SERIALIZED,
                                   .events = UCP_WAKEUP_RX | UCP_WAKEUP_TX | UCP_WAKEUP_RMA | UCP_WAKEUP_AMO};
-    LODE_TRY(FABRIC_UCX(ucp_worker_create(fabric->context, &params, worker)));
+    lode_status_t status = FABRIC_UCX(ucp_worker_create(fabric->context, &params, worker));
+    if (status != LODE_OK)
+        return lode_fail_within(status,
+                                "UCX found no memory or no network (is /dev/shm too small? then leave posix out "
+                                "of UCX_TLS): ");
     ucp_worker_attr_t attributes = {.field_mask = UCP_WORKER_ATTR_FIELD_MAX_AM_HEADER};
     LODE_TRY(FABRIC_UCX(ucp_worker_query(*worker, &attributes)));
     if (attributes.max_am_header < MESSAGE_HEADER_MAX)
@@ -346,8 +368,11 @@ static lode_status_t wire_up(lode_fabric_h fabric)
 
 static void fabric_free(lode_fabric_h fabric, bool together)
 {
-    if (fabric->client && fabric->service_worker)
+    if (fabric->client && fabric->service_worker) {
         fabric_links_destroy(fabric);
+        if (together) /* nobody's queues go while others still close their ends */
+            together = fabric_barrier(fabric, true, CONNECT_NS) == LODE_OK;
+    }
     /* What UCX still holds of requests to the dead comes back while the workers are destroyed. */
     if (fabric->client)
         ucp_worker_destroy(fabric->client);
