@@ -47,9 +47,9 @@ void lode_avx512_narrow(lode_dtype_t dtype, const float *src, void *dst, size_t 
 
 size_t lode_avx512_first_nonfinite(const float *x, size_t n)
 {
-    const int nan_or_infinite = 0x99;
+    enum { NAN_OR_INFINITE = 0x99 };
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 bad = _mm512_fpclass_ps_mask(_mm512_maskz_loadu_ps(lanes(n - i), x + i), nan_or_infinite);
+        __mmask16 bad = _mm512_fpclass_ps_mask(_mm512_maskz_loadu_ps(lanes(n - i), x + i), NAN_OR_INFINITE);
         if (bad)
             return i + (size_t)__builtin_ctz(bad);
     }
