@@ -88,3 +88,15 @@ refused() {
         die "crashed: $*"
     }
 }
+
+# refused_with CODE WORD COMMAND…: must exit with this code and say WORD in the one line that begins with "lodemark: "
+refused_with() {
+    local code=$1 word=$2 status=0
+    shift 2
+    "$@" > "$scratch/said" 2>&1 || status=$?
+    [[ $status == "$code" && $(grep -c '^lodemark: ' "$scratch/said") == 1 ]] &&
+        grep '^lodemark: ' "$scratch/said" | grep -qF -- "$word" || {
+        cat "$scratch/said"
+        die "exit code $status; wanted $code and \"$word\", said once: $*"
+    }
+}
