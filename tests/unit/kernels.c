@@ -55,13 +55,18 @@ void check_fill(kind_t kind, float *x, size_t n)
         x[check_below((uint32_t)n)] = 1.0e5f;
 }
 
+#ifdef __SANITIZE_ADDRESS__
+#define BEHIND 0
+#else
+#define BEHIND GUARD_BYTES
+#endif
+
 guarded_t guarded_make(size_t bytes, size_t skew)
 {
-    size_t total = (GUARD_BYTES + skew + bytes + 63) / 64 * 64;
-    guarded_t buffer = {NULL, bytes, malloc(GUARD_BYTES + skew + bytes)};
+    size_t total = GUARD_BYTES + skew + bytes + BEHIND;
+    guarded_t buffer = {NULL, bytes, malloc(total)};
     cr_assert(buffer.allocation != NULL, "no memory for %zu bytes", total);
-    memset(buffer.allocation, POISON, GUARD_BYTES + skew + bytes);
-    /* malloc aligns to 16; the skew makes it worse on purpose. */
+    memset(buffer.allocation, POISON, total);
     buffer.at = buffer.allocation + GUARD_BYTES + skew;
     return buffer;
 }
@@ -70,6 +75,8 @@ void guarded_free(guarded_t *buffer)
 {
     for (uint8_t *at = buffer->allocation; at < buffer->at; at++)
         cr_assert(*at == POISON, "a kernel wrote %td bytes before its buffer", buffer->at - at);
+    for (size_t i = 0; i < BEHIND; i++)
+        cr_assert(buffer->at[buffer->bytes + i] == POISON, "a kernel wrote %zu bytes behind its buffer", i);
     free(buffer->allocation);
     buffer->at = NULL;
 }

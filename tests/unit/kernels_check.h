@@ -32,19 +32,20 @@ uint32_t check_below(uint32_t n);
 /** Fill x (n) with numbers of one kind. */
 void check_fill(kind_t kind, float *x, size_t n);
 
-/** A buffer of exactly `bytes` bytes whose end is the end of its allocation, `skew` bytes off alignment, poisoned. */
+#define GUARD_BYTES 64
+#define POISON 0xa5
+
+/** A poisoned buffer with poison before it and, unless AddressSanitizer watches its exact end, behind it. */
 typedef struct guarded {
     uint8_t *at;
     size_t bytes;
     uint8_t *allocation;
 } guarded_t;
 
+/** @param skew  bytes off a 16-byte boundary */
 guarded_t guarded_make(size_t bytes, size_t skew);
-/** Whether the bytes before the buffer are still poison (those behind are left to AddressSanitizer and to `behind`). */
+/** Check the poison around the buffer and free it. */
 void guarded_free(guarded_t *buffer);
-/** Floats with poison in front; the first of them is a NaN that no kernel writes by chance. */
-#define GUARD_BYTES 64
-#define POISON 0xa5
 
 /** The scalar table. */
 const lode_ops_t *check_scalar(void);
