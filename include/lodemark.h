@@ -32,9 +32,9 @@ extern "C" {
 #define LODE_VERSION_PATCH 0
 
 #if defined(__GNUC__)
-#  define LODE_API __attribute__((visibility("default")))
+#define LODE_API __attribute__((visibility("default")))
 #else
-#  define LODE_API
+#define LODE_API
 #endif
 
 /** Tokens in a page: the unit of placement, replication and checksum. */
@@ -48,26 +48,26 @@ extern "C" {
 typedef enum lode_status {
     LODE_OK = 0,
     /* the call: the caller can mend it */
-    LODE_ERR_INVALID = -1,      /**< an argument is out of range or contradicts another */
-    LODE_ERR_UNSUPPORTED = -2,  /**< a valid wish that this build or machine cannot fulfil */
-    LODE_ERR_GEOMETRY = -3,     /**< shapes do not fit the model's geometry */
-    LODE_ERR_NONFINITE = -4,    /**< NaN or infinity in a key, value or query */
-    LODE_ERR_NAME_IN_USE = -5,  /**< a live block has this name already */
-    LODE_ERR_NOT_FOUND = -6,    /**< no block of this name */
-    LODE_ERR_SEALED = -7,       /**< the block takes no more tokens */
-    LODE_ERR_DROPPED = -8,      /**< the block was dropped */
-    LODE_ERR_FULL = -9,         /**< an arena or table has no room left */
-    LODE_ERR_FORMAT = -10,      /**< a file or message is torn or not what it claims to be */
-    LODE_ERR_IO = -11,          /**< the operating system refused to read or write a file */
+    LODE_ERR_INVALID = -1,     /**< an argument is out of range or contradicts another */
+    LODE_ERR_UNSUPPORTED = -2, /**< a valid wish that this build or machine cannot fulfil */
+    LODE_ERR_GEOMETRY = -3,    /**< shapes do not fit the model's geometry */
+    LODE_ERR_NONFINITE = -4,   /**< NaN or infinity in a key, value or query */
+    LODE_ERR_NAME_IN_USE = -5, /**< a live block has this name already */
+    LODE_ERR_NOT_FOUND = -6,   /**< no block of this name */
+    LODE_ERR_SEALED = -7,      /**< the block takes no more tokens */
+    LODE_ERR_DROPPED = -8,     /**< the block was dropped */
+    LODE_ERR_FULL = -9,        /**< an arena or table has no room left */
+    LODE_ERR_FORMAT = -10,     /**< a file or message is torn or not what it claims to be */
+    LODE_ERR_IO = -11,         /**< the operating system refused to read or write a file */
     /* a peer: other ranks may still serve */
-    LODE_ERR_PAGE_LOST = -20,   /**< no owner of a page could give it */
-    LODE_ERR_PEER_LOST = -21,   /**< a rank that the call needs is dead */
-    LODE_ERR_TIMEOUT = -22,     /**< a rank did not answer before the deadline */
+    LODE_ERR_PAGE_LOST = -20, /**< no owner of a page could give it */
+    LODE_ERR_PEER_LOST = -21, /**< a rank that the call needs is dead */
+    LODE_ERR_TIMEOUT = -22,   /**< a rank did not answer before the deadline */
     /* the job: this rank cannot go on */
-    LODE_ERR_NO_MEMORY = -30,   /**< the operating system gave no memory */
-    LODE_ERR_MPI = -31,         /**< an MPI call failed */
-    LODE_ERR_UCX = -32,         /**< a UCX call failed */
-    LODE_ERR_INTERNAL = -33     /**< a defect of Lodemark */
+    LODE_ERR_NO_MEMORY = -30, /**< the operating system gave no memory */
+    LODE_ERR_MPI = -31,       /**< an MPI call failed */
+    LODE_ERR_UCX = -32,       /**< a UCX call failed */
+    LODE_ERR_INTERNAL = -33   /**< a defect of Lodemark */
 } lode_status_t;
 
 /** A short constant text for a status, never NULL. */
@@ -91,9 +91,9 @@ LODE_API const char *lode_format_name(lode_format_t format);
 
 typedef enum lode_rope_scaling {
     LODE_ROPE_PLAIN,
-    LODE_ROPE_LINEAR,  /**< every frequency divided by factor */
-    LODE_ROPE_LLAMA3,  /**< Llama 3.1: low frequencies divided, a smooth ramp between */
-    LODE_ROPE_YARN     /**< YaRN: ramp between beta_fast and beta_slow (arXiv 2309.00071) */
+    LODE_ROPE_LINEAR, /**< every frequency divided by factor */
+    LODE_ROPE_LLAMA3, /**< Llama 3.1: low frequencies divided, a smooth ramp between */
+    LODE_ROPE_YARN    /**< YaRN: ramp between beta_fast and beta_slow (arXiv 2309.00071) */
 } lode_rope_scaling_t;
 
 /** Rotary embedding of the model. Pairs are (i, i + D/2), as in the Hugging Face layout. */
@@ -111,9 +111,9 @@ typedef struct lode_rope {
 /** Shape of the model, the same on every rank but for the KV-head range. */
 typedef struct lode_geometry {
     uint32_t layers;
-    uint32_t query_heads; /**< of the whole model; a multiple of kv_heads */
-    uint32_t kv_heads;    /**< of the whole model */
-    uint32_t head_dim;    /**< 64, 128 or 256 */
+    uint32_t query_heads;                /**< of the whole model; a multiple of kv_heads */
+    uint32_t kv_heads;                   /**< of the whole model */
+    uint32_t head_dim;                   /**< 64, 128 or 256 */
     uint32_t kv_head_begin, kv_head_end; /**< this rank's KV heads, [begin, end); 0, 0 means all */
     lode_rope_t rope;
 } lode_geometry_t;
@@ -162,14 +162,14 @@ LODE_API lode_status_t lode_cluster_join(lode_config_h config, const lode_geomet
 LODE_API lode_status_t lode_cluster_leave(lode_cluster_h *cluster);
 
 typedef struct lode_cluster_info {
-    uint32_t rank, ranks, alive; /**< alive as this rank knows it, itself included */
-    uint32_t nodes;              /**< distinct failure domains */
-    uint32_t epoch;              /**< number of the current membership, from 1 */
+    uint32_t rank, ranks, alive;            /**< alive as this rank knows it, itself included */
+    uint32_t nodes;                         /**< distinct failure domains */
+    uint32_t epoch;                         /**< number of the current membership, from 1 */
     uint64_t arena_bytes, arena_used_bytes; /**< this rank's shard */
-    uint64_t landmark_bytes;     /**< of this node, all blocks */
-    const char *kernels;         /**< "scalar", "avx2", "avx512" */
-    const char *path;            /**< "one-sided", "batched" or "mixed" */
-    const char *path_reason;     /**< why, one sentence */
+    uint64_t landmark_bytes;                /**< of this node, all blocks */
+    const char *kernels;                    /**< "scalar", "avx2", "avx512" */
+    const char *path;                       /**< "one-sided", "batched" or "mixed" */
+    const char *path_reason;                /**< why, one sentence */
 } lode_cluster_info_t;
 
 /** Texts are borrowed until lode_cluster_leave(). */
@@ -197,7 +197,8 @@ LODE_API lode_status_t lode_landmark_parse(const char *text, lode_landmark_spec_
 typedef struct lode_block *lode_block_h;
 
 typedef struct lode_block_params {
-    const char *name;     /**< 1 to ::LODE_NAME_MAX bytes of printable UTF-8; unique among live blocks of one KV-head range */
+    /** 1 to ::LODE_NAME_MAX bytes of printable UTF-8; unique among live blocks of one KV-head range */
+    const char *name;
     lode_format_t format; /**< of its records */
     uint32_t replicas;    /**< owners a page; 0: the configuration's */
     lode_landmark_spec_t landmark;
@@ -210,7 +211,7 @@ typedef struct lode_block_params {
  */
 LODE_API lode_status_t lode_block_create(lode_cluster_h cluster, const lode_block_params_t *params,
                                          lode_block_h *block);
-/** Open a block that some rank created, to read it. @return ::LODE_ERR_NOT_FOUND if this node does not know it (yet). */
+/** Open a block that some rank created, to read it. @return ::LODE_ERR_NOT_FOUND if this node does not know it yet. */
 LODE_API lode_status_t lode_block_open(lode_cluster_h cluster, const char *name, lode_block_h *block);
 
 /**
@@ -226,8 +227,8 @@ LODE_API lode_status_t lode_block_open(lode_cluster_h cluster, const char *name,
  * @return ::LODE_ERR_NONFINITE (message names layer, head and token), ::LODE_ERR_SEALED,
  *         ::LODE_ERR_DROPPED, ::LODE_ERR_FULL (an owner's arena), ::LODE_ERR_PEER_LOST, ::LODE_ERR_TIMEOUT.
  */
-LODE_API lode_status_t lode_block_append(lode_block_h block, uint32_t layer, uint64_t tokens,
-                                         lode_dtype_t dtype, const void *k, const void *v);
+LODE_API lode_status_t lode_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype,
+                                         const void *k, const void *v);
 /** Close a block to new tokens: its unfinished page goes to its owners. All layers must be equally long. */
 LODE_API lode_status_t lode_block_seal(lode_block_h block);
 /** Free the block everywhere and close the handle. Views that list it return ::LODE_ERR_DROPPED from then on. */
@@ -273,8 +274,7 @@ typedef struct lode_view_params {
  * @return ::LODE_ERR_INVALID (offsets overlap, budget not in (0, 1], a block twice, chunk sizes differ,
  *         write block sealed or not this rank's), ::LODE_ERR_DROPPED, ::LODE_ERR_GEOMETRY.
  */
-LODE_API lode_status_t lode_view_create(lode_cluster_h cluster, const lode_view_params_t *params,
-                                        lode_view_h *view);
+LODE_API lode_status_t lode_view_create(lode_cluster_h cluster, const lode_view_params_t *params, lode_view_h *view);
 LODE_API lode_status_t lode_view_destroy(lode_view_h *view);
 
 /* -------------------------------------------------------------------- step */
@@ -284,34 +284,40 @@ LODE_API lode_status_t lode_view_destroy(lode_view_h *view);
 
 typedef struct lode_stream {
     lode_view_h view;
-    uint32_t tokens;    /**< T ≥ 1 */
-    int64_t position;   /**< view position P of the first new token, or ::LODE_POSITION_END. With k it must be the write block's end. */
+    uint32_t tokens; /**< T ≥ 1 */
+    /** view position P of the first new token, or ::LODE_POSITION_END; with k it must be the write block's end */
+    int64_t position;
     lode_dtype_t dtype; /**< of q, k, v */
-    const void *q; /**< (T, Hq, D), rotated to view positions P … P+T−1 */
-    const void *k; /**< (T, Hkv, D), rotated to positions of the write block, or NULL: nothing is written */
-    const void *v; /**< (T, Hkv, D), NULL iff k is */
-    float *out;    /**< (T, Hq, D) */
-    float *lse;    /**< (T, Hq) natural log of the sum of exp(logit) over the attended tokens, or NULL */
+    const void *q;      /**< (T, Hq, D), rotated to view positions P … P+T−1 */
+    const void *k;      /**< (T, Hkv, D), rotated to positions of the write block, or NULL: nothing is written */
+    const void *v;      /**< (T, Hkv, D), NULL iff k is */
+    float *out;         /**< (T, Hq, D) */
+    float *lse;         /**< (T, Hq) natural log of the sum of exp(logit) over the attended tokens, or NULL */
 } lode_stream_t;
 
 typedef enum lode_stage {
-    LODE_STAGE_ROTATE, LODE_STAGE_SCORE, LODE_STAGE_SELECT,
-    LODE_STAGE_FETCH, LODE_STAGE_ATTEND, LODE_STAGE_MERGE, LODE_STAGE_COUNT
+    LODE_STAGE_ROTATE,
+    LODE_STAGE_SCORE,
+    LODE_STAGE_SELECT,
+    LODE_STAGE_FETCH,
+    LODE_STAGE_ATTEND,
+    LODE_STAGE_MERGE,
+    LODE_STAGE_COUNT
 } lode_stage_t;
 
 /** What one step did, all streams together. A record is counted once however many streams want it. */
 typedef struct lode_step_stats {
-    uint64_t visible_tokens;    /**< in pages, the longest stream's last token */
-    uint64_t budget_tokens;     /**< tokens a KV head that token could choose */
-    uint64_t records_wanted;    /**< chosen, without the tail */
-    uint64_t records_local;     /**< of those, in this rank's own shard */
-    uint64_t records_hit;       /**< of those, in the hot cache */
-    uint64_t records_fetched;   /**< of those, from other ranks */
-    uint64_t bytes_fetched;     /**< payload that landed */
-    uint64_t requests;          /**< messages or one-sided reads */
+    uint64_t visible_tokens;  /**< in pages, the longest stream's last token */
+    uint64_t budget_tokens;   /**< tokens a KV head that token could choose */
+    uint64_t records_wanted;  /**< chosen, without the tail */
+    uint64_t records_local;   /**< of those, in this rank's own shard */
+    uint64_t records_hit;     /**< of those, in the hot cache */
+    uint64_t records_fetched; /**< of those, from other ranks */
+    uint64_t bytes_fetched;   /**< payload that landed */
+    uint64_t requests;        /**< messages or one-sided reads */
     uint32_t owners_asked;
-    uint32_t retries;           /**< requests sent again to another owner */
-    uint64_t selected_digest;   /**< hash of the chosen sets, the same on every rank for the same inputs */
+    uint32_t retries;         /**< requests sent again to another owner */
+    uint64_t selected_digest; /**< hash of the chosen sets, the same on every rank for the same inputs */
     uint64_t stage_ns[LODE_STAGE_COUNT];
     uint64_t step_ns;
 } lode_step_stats_t;
@@ -331,8 +337,8 @@ typedef struct lode_step_stats {
  *
  * Source: arXiv 2604.08426 (choice by per-token landmarks), arXiv 2512.10931 (rotating q per block).
  */
-LODE_API lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams,
-                                 uint32_t count, lode_step_stats_t *stats);
+LODE_API lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                                 lode_step_stats_t *stats);
 
 /**
  * The tokens that the last step chose for one stream, query token and KV head.
@@ -340,8 +346,8 @@ LODE_API lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const l
  *                     (a dense policy or a full budget). Borrowed until the next step.
  * @param[out] count   how many
  */
-LODE_API lode_status_t lode_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token,
-                                           uint32_t kv_head, const uint32_t **tokens, uint64_t *count);
+LODE_API lode_status_t lode_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
+                                           const uint32_t **tokens, uint64_t *count);
 
 #ifdef __cplusplus
 }

@@ -57,9 +57,9 @@ bool lode_landmark_spec_valid(const lode_landmark_spec_t *spec, uint32_t dim);
 
 /** A query made ready to be scored against landmarks of one codec. Filled by query_prepare. */
 typedef struct lode_landmark_query {
-    float scale;  /**< UNIFORM: of the quantised query */
-    float bias;   /**< added to every score: query · mean */
-    int32_t sum;  /**< UNIFORM 4, 2 bit: sum of coordinates of the quantised query */
+    float scale;                            /**< UNIFORM: of the quantised query */
+    float bias;                             /**< added to every score: query · mean */
+    int32_t sum;                            /**< UNIFORM 4, 2 bit: sum of coordinates of the quantised query */
     _Alignas(64) int8_t q8[LODE_MAX_DIM];   /**< UNIFORM 4, 2 bit */
     _Alignas(64) int16_t q16[LODE_MAX_DIM]; /**< UNIFORM 8 bit */
     _Alignas(64) float q32[LODE_MAX_DIM];   /**< MEAN; HIGGS (the table is made from it) */
@@ -76,7 +76,7 @@ typedef struct lode_ops {
     void (*narrow)(lode_dtype_t dtype, const float *src, void *dst, size_t n);
     /** Index of the first element that is NaN or infinite, n if none. */
     size_t (*first_nonfinite)(const float *x, size_t n);
-    /** Rotate rows of x (rows, dim) in place by angles whose cosines and sines are given (dim/2); pairs (i, i + dim/2). */
+    /** Rotate rows of x (rows, dim) in place by angles given as cosines and sines (dim/2); pairs (i, i + dim/2). */
     void (*rotate)(float *x, uint32_t rows, uint32_t dim, const float *cosine, const float *sine);
     /** Orthonormal Walsh-Hadamard transform of each row of x (rows, dim), in place; dim a power of two. */
     void (*hadamard)(float *x, uint32_t rows, uint32_t dim);
@@ -94,8 +94,7 @@ typedef struct lode_ops {
     bool (*record_check)(lode_format_t format, uint32_t dim, const uint8_t *record, uint32_t tag);
 
     /** Quantise x (n, dim), transformed and centred already, to n rows. */
-    void (*landmark_quantise)(const lode_landmark_spec_t *spec, uint32_t dim, const float *x, size_t n,
-                              uint8_t *rows);
+    void (*landmark_quantise)(const lode_landmark_spec_t *spec, uint32_t dim, const float *x, size_t n, uint8_t *rows);
     /** Put n rows into tiles at landmark indices first …; other landmarks of the tiles are left alone. */
     void (*landmark_place)(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *rows, size_t n,
                            uint8_t *tiles, size_t first);
@@ -141,7 +140,10 @@ typedef struct lode_ops {
 lode_status_t lode_ops_get(const char *level, const lode_ops_t **ops);
 
 /** One backend for `lodemark info`. */
-typedef struct lode_backend { const char *name; bool compiled, usable; } lode_backend_t;
+typedef struct lode_backend {
+    const char *name;
+    bool compiled, usable;
+} lode_backend_t;
 /** The i-th backend (scalar, avx2, avx512, cuda); false past the last. */
 bool lode_backend_query(uint32_t i, lode_backend_t *backend);
 

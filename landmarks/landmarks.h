@@ -59,12 +59,17 @@ typedef struct lode_block_info {
     uint32_t writer; /**< rank */
 } lode_block_info_t;
 
-typedef enum lode_block_state { LODE_BLOCK_FREE, LODE_BLOCK_OPEN, LODE_BLOCK_SEALED, LODE_BLOCK_DROPPED } lode_block_state_t;
+typedef enum lode_block_state {
+    LODE_BLOCK_FREE,
+    LODE_BLOCK_OPEN,
+    LODE_BLOCK_SEALED,
+    LODE_BLOCK_DROPPED
+} lode_block_state_t;
 
 typedef struct lode_store_params {
-    void *base;       /**< the node's shared mapping, zero-filled when new; sparse: only touched pages cost memory */
-    int fd;           /**< of the mapping (its offset 0 is base), to reserve and punch holes; −1: plain memory (tests) */
-    size_t bytes;     /**< of addresses: extents are powers of two, so allow twice the memory that landmarks may take */
+    void *base;   /**< the node's shared mapping, zero-filled when new; sparse: only touched pages cost memory */
+    int fd;       /**< of the mapping (its offset 0 is base), to reserve and punch holes; −1: plain memory (tests) */
+    size_t bytes; /**< of addresses: extents are powers of two, so allow twice the memory that landmarks may take */
     uint32_t layers, dim;
     uint32_t max_blocks;
     const lode_ops_t *ops;
@@ -79,7 +84,8 @@ void lode_store_destroy(lode_store_h *store);
 
 /* The keeper's calls: one thread of one process of a node at a time. */
 
-/** @return LODE_ERR_NAME_IN_USE (a live block of the same KV-head range has the name), LODE_ERR_FULL. Adding the same id again is a success. */
+/** @return LODE_ERR_NAME_IN_USE (a live block of the same KV-head range has the name), LODE_ERR_FULL. Adding the same
+ * id again is a success. */
 lode_status_t lode_store_add(lode_store_h store, const lode_block_info_t *info, uint32_t *slot);
 /**
  * Put the landmark rows of one page and its owners' arena offsets in place; not visible until published. A page
@@ -90,9 +96,14 @@ lode_status_t lode_store_add(lode_store_h store, const lode_block_info_t *info, 
  * @return LODE_ERR_FULL (the node's store is full: asked, used, limit), LODE_ERR_NOT_FOUND, LODE_ERR_SEALED,
  *         LODE_ERR_INVALID (layer, tokens, or a centred block's first page without mean).
  */
-typedef struct lode_page_hint { uint32_t rank; uint32_t size; uint64_t offset; } lode_page_hint_t;
+typedef struct lode_page_hint {
+    uint32_t rank;
+    uint32_t size;
+    uint64_t offset;
+} lode_page_hint_t;
 lode_status_t lode_store_put(lode_store_h store, uint64_t block, uint32_t layer, uint32_t page, uint32_t tokens,
-                             const uint8_t *rows, const float *mean, const lode_page_hint_t *hints, uint32_t hint_count);
+                             const uint8_t *rows, const float *mean, const lode_page_hint_t *hints,
+                             uint32_t hint_count);
 /**
  * Make the first `tokens` tokens of a layer visible; never fewer than before (then it is a success without effect).
  * @return LODE_ERR_INVALID if a page of them was not put, LODE_ERR_NOT_FOUND.
@@ -106,7 +117,8 @@ void lode_store_collect(lode_store_h store, uint64_t older_than_ns);
 /* Everybody's calls. Slots are indices of the block table; a slot is valid while its id is the one expected. */
 
 /** Live blocks only. @return LODE_ERR_NOT_FOUND. */
-lode_status_t lode_store_find(lode_store_h store, const char *name, uint32_t kv_head_begin, uint32_t kv_head_end, uint32_t *slot);
+lode_status_t lode_store_find(lode_store_h store, const char *name, uint32_t kv_head_begin, uint32_t kv_head_end,
+                              uint32_t *slot);
 lode_status_t lode_store_find_id(lode_store_h store, uint64_t block, uint32_t *slot);
 const lode_block_info_t *lode_store_info(lode_store_h store, uint32_t slot);
 /** LODE_BLOCK_DROPPED also if the slot now holds another block than @p block. */
@@ -136,8 +148,8 @@ uint64_t lode_store_used(lode_store_h store);
  * A transform in front of the quantiser is applied to the queries here; the block mean's score is added.
  * @param scratch  lode_score_scratch_floats() of the block's spec, 64-byte aligned, or NULL
  */
-void lode_store_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t tokens,
-                      const float *q, uint32_t group, float *out, size_t stride, float *scratch);
+void lode_store_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t tokens, const float *q,
+                      uint32_t group, float *out, size_t stride, float *scratch);
 
 /* ----------------------------------------------------------------- choosing */
 
@@ -151,12 +163,12 @@ typedef struct lode_piece {
 typedef struct lode_choice {
     const lode_piece_t *pieces;
     uint32_t piece_count;
-    uint32_t chunk;         /**< the same in all pieces */
-    uint32_t group;         /**< score rows; 1 when the query was the group's mean */
+    uint32_t chunk;           /**< the same in all pieces */
+    uint32_t group;           /**< score rows; 1 when the query was the group's mean */
     lode_group_merge_t merge; /**< LODE_MERGE_MAX if there is more than one row */
-    uint64_t budget;        /**< tokens, forced ones included; fewer than the forced: only those */
-    uint64_t sinks;         /**< first tokens of the view, forced */
-    uint64_t window_begin;  /**< tokens from this view-token index on are forced; total tokens: none */
+    uint64_t budget;          /**< tokens, forced ones included; fewer than the forced: only those */
+    uint64_t sinks;           /**< first tokens of the view, forced */
+    uint64_t window_begin;    /**< tokens from this view-token index on are forced; total tokens: none */
 } lode_choice_t;
 
 /**

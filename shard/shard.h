@@ -57,8 +57,8 @@ typedef struct lode_shard *lode_shard_h;
 
 /** What the table knows of one held page. */
 typedef struct lode_page_ref {
-    const uint8_t *bytes;  /**< borrowed until the page is dropped and collected */
-    uint64_t offset;       /**< of bytes in the arena: what a one-sided reader adds to the arena's remote base */
+    const uint8_t *bytes; /**< borrowed until the page is dropped and collected */
+    uint64_t offset;      /**< of bytes in the arena: what a one-sided reader adds to the arena's remote base */
     uint32_t size;
     uint32_t crc;
 } lode_page_ref_t;
@@ -72,7 +72,8 @@ void lode_shard_destroy(lode_shard_h *shard);
 
 /**
  * Copy a page in, after checking that @p crc is its CRC32C.
- * Putting a page that is held already with the same crc is a success (a retry), with another a defect: LODE_ERR_INVALID.
+ * Putting a page that is held already with the same crc is a success (a retry), with another a defect:
+ * LODE_ERR_INVALID.
  * @return LODE_ERR_FULL (message: asked, used, total), LODE_ERR_FORMAT (the bytes do not have this crc).
  */
 lode_status_t lode_shard_put(lode_shard_h shard, const lode_ops_t *ops, lode_page_id_t id, const void *page,
@@ -89,7 +90,9 @@ void lode_shard_collect(lode_shard_h shard, uint64_t older_than_ns);
 uint64_t lode_shard_scrub(lode_shard_h shard, const lode_ops_t *ops);
 
 /** used_bytes, pages: of held pages; dropped ones that wait to be collected are not among them. */
-typedef struct lode_shard_usage { uint64_t bytes, used_bytes, pages; } lode_shard_usage_t;
+typedef struct lode_shard_usage {
+    uint64_t bytes, used_bytes, pages;
+} lode_shard_usage_t;
 lode_shard_usage_t lode_shard_usage(lode_shard_h shard);
 
 /* ---------------------------------------------------------------- placement */

@@ -15,25 +15,25 @@
 static int failures;
 static int rank, ranks;
 
-#define CHECK(condition, ...)                                                                                          \
- do {                                                                                                                  \
-  if (!(condition)) {                                                                                                  \
-   failures++;                                                                                                         \
-   fprintf(stderr, "rank %d, line %d: %s: ", rank, __LINE__, #condition);                                              \
-   fprintf(stderr, "" __VA_ARGS__);                                                                                    \
-   fprintf(stderr, "; last error: %s\n", lode_error_message());                                                        \
-  }                                                                                                                    \
- } while (0)
+#define CHECK(condition, ...)                                                      \
+    do {                                                                           \
+        if (!(condition)) {                                                        \
+            failures++;                                                            \
+            fprintf(stderr, "rank %d, line %d: %s: ", rank, __LINE__, #condition); \
+            fprintf(stderr, "" __VA_ARGS__);                                       \
+            fprintf(stderr, "; last error: %s\n", lode_error_message());           \
+        }                                                                          \
+    } while (0)
 /* Without this the test cannot go on. */
-#define MUST(call)                                                                                                     \
- do {                                                                                                                  \
-  lode_status_t status_ = (call);                                                                                      \
-  if (status_ != LODE_OK) {                                                                                            \
-   fprintf(stderr, "rank %d, line %d: %s: %s: %s\n", rank, __LINE__, #call, lode_status_string(status_),               \
-           lode_error_message());                                                                                      \
-   MPI_Abort(MPI_COMM_WORLD, 1);                                                                                       \
-  }                                                                                                                    \
- } while (0)
+#define MUST(call)                                                                                                \
+    do {                                                                                                          \
+        lode_status_t status_ = (call);                                                                           \
+        if (status_ != LODE_OK) {                                                                                 \
+            fprintf(stderr, "rank %d, line %d: %s: %s: %s\n", rank, __LINE__, #call, lode_status_string(status_), \
+                    lode_error_message());                                                                        \
+            MPI_Abort(MPI_COMM_WORLD, 1);                                                                         \
+        }                                                                                                         \
+    } while (0)
 
 static void set_up(void)
 {
@@ -522,12 +522,12 @@ Test(attend, kv_head_ranges)
 
 /* ---------------------------------------------------------------- bad input */
 
-#define REFUSED(call, expected)                                                                                        \
- do {                                                                                                                  \
-  lode_status_t got_ = (call);                                                                                         \
-  CHECK(got_ == (expected), "%s, not %s", lode_status_string(got_), lode_status_string(expected));                     \
-  CHECK(*lode_error_message() != 0, "no sentence");                                                                    \
- } while (0)
+#define REFUSED(call, expected)                                                                          \
+    do {                                                                                                 \
+        lode_status_t got_ = (call);                                                                     \
+        CHECK(got_ == (expected), "%s, not %s", lode_status_string(got_), lode_status_string(expected)); \
+        CHECK(*lode_error_message() != 0, "no sentence");                                                \
+    } while (0)
 
 Test(attend, bad_calls_are_refused)
 {
