@@ -3,9 +3,7 @@
 install(TARGETS lodemark EXPORT lodemark
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-if(TARGET lodemark_command)
-  install(TARGETS lodemark_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
+install(TARGETS lodemark_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/lodemark)
 install(EXPORT lodemark NAMESPACE lodemark:: FILE lodemark-config.cmake DESTINATION ${package})
