@@ -199,9 +199,9 @@ static void run(size_t which)
     MPI_Allgather(&pid, 1, MPI_INT64_T, pids, 1, MPI_INT64_T, MPI_COMM_WORLD);
     victim_pid = (pid_t)pids[VICTIM];
     free(pids);
-    if (pages.rank == VICTIM && served) {
+    if (pages.rank == VICTIM && served && cases[which].victim) {
+        pages.on_reached = cases[which].victim; /* before the service thread can look for it */
         pages.die_after = 300;
-        pages.on_reached = cases[which].victim;
     }
     MPI_Barrier(MPI_COMM_WORLD);
     if (!served && cases[which].signal && pages.rank == 0)

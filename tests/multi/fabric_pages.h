@@ -24,12 +24,12 @@ typedef struct pages {
     lode_fabric_h fabric;
     uint8_t *arena;
     uint32_t rank, ranks;
-    uint32_t owners;         /**< of each page */
-    uint32_t refusals;       /**< how often the refusing verify still says no */
-    uint32_t wrong_hint;     /**< 1: hints point at other pages, 2: outside of the arena */
-    uint32_t absent_rank;    /**< is named as an owner but holds nothing; UINT32_MAX: none */
-    _Atomic uint32_t served; /**< pages this rank was asked for */
-    uint32_t die_after;      /**< of those; then on_reached runs; 0: never */
+    _Atomic uint32_t owners;      /**< of each page */
+    uint32_t refusals;            /**< how often the refusing verify still says no */
+    uint32_t wrong_hint;          /**< 1: hints point at other pages, 2: outside of the arena */
+    _Atomic uint32_t absent_rank; /**< is named as an owner but holds nothing; UINT32_MAX: none */
+    _Atomic uint32_t served;      /**< pages this rank was asked for */
+    _Atomic uint32_t die_after;   /**< of those; then on_reached runs; 0: never */
     void (*on_reached)(struct pages *);
     uint32_t checked, failed; /**< by verify */
 } pages_t;
@@ -86,7 +86,7 @@ static inline const uint8_t *pages_page(void *context, uint64_t block, uint32_t 
 {
     pages_t *pages = context;
     uint32_t served = atomic_fetch_add(&pages->served, 1) + 1;
-    if (pages->on_reached && served == pages->die_after)
+    if (served == atomic_load(&pages->die_after))
         pages->on_reached(pages);
     if (layer != PAGES_LAYER || pages_block_index(block) == UINT32_MAX || page >= PAGES_PER_BLOCK ||
         end > PAGES_BYTES || pages->rank == pages->absent_rank)
