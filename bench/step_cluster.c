@@ -107,14 +107,20 @@ static uint64_t landmark_bytes(const lode_step_bench_t *b)
            (lode_source_total(&b->source) / b->wish.landmark.chunk);
 }
 
-/* Better a sentence now than the kernel's killer in the middle of the ingest. */
-static lode_status_t check_memory(const lode_step_bench_t *b, uint64_t arena)
+/* Ranks that share this node's memory. Collective. */
+static int ranks_here(void)
 {
     MPI_Comm node;
     int local = 1;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
     MPI_Comm_size(node, &local);
     MPI_Comm_free(&node);
+    return local;
+}
+
+/* Better a sentence now than the kernel's killer in the middle of the ingest. */
+static lode_status_t check_memory(const lode_step_bench_t *b, uint64_t arena, int local)
+{
     uint64_t available = memory_available(), buffers = (uint64_t)local * (256u << 20);
     uint64_t need = arena * (uint64_t)local + landmark_bytes(b) + buffers;
     if (!available || need <= available)
@@ -140,11 +146,12 @@ lode_status_t lode_step_join(lode_step_bench_t *b)
     LODE_TRY(lode_job_agree(configure(b)));
     uint64_t replicas = strtoull(lode_config_get(b->config, "replicas"), NULL, 10), arena = wanted_arena(b);
     bool given = lode_bench_given(&b->wish.options, "arena", "LODEMARK_ARENA");
+    int local = ranks_here();
     lode_status_t status = LODE_OK;
     if (replicas <= b->job.ranks && !given) { /* the join refuses too many replicas better than a size could */
         char text[32];
         snprintf(text, sizeof text, "%" PRIu64, arena);
-        status = check_memory(b, arena);
+        status = check_memory(b, arena, local);
         if (status == LODE_OK)
             status = lode_config_set(b->config, "arena", text);
     }

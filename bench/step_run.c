@@ -144,17 +144,14 @@ static void notice_loss(lode_step_bench_t *b, uint32_t step)
 lode_status_t lode_step_run_steps(lode_step_bench_t *b, lode_step_run_t *run, bool kill)
 {
     lode_progress_t progress;
-    lode_status_t status = warm_up(b, run);
-    if (!kill)
-        status = lode_job_agree(status);
-    if (status != LODE_OK)
-        return status;
+    if (!kill) /* the second run is warm, and nothing may keep a rank from the barrier before the kill */
+        LODE_TRY(lode_job_agree(warm_up(b, run)));
     lode_progress_begin(&progress, "steps", b->wish.steps);
     for (uint32_t step = 0; step < b->wish.steps; step++) {
         if (kill)
             kill_at(b, step);
         for (uint32_t layer = 0; layer < b->source.geometry.layers && !run->failed[step]; layer++) {
-            status = run_layer(b, run, step, layer);
+            lode_status_t status = run_layer(b, run, step, layer);
             if (status == LODE_OK)
                 continue;
             run->failed[step] = true;
