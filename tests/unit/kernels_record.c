@@ -144,7 +144,7 @@ static uint32_t nearest_of_all(const float *grid, uint32_t d, const float *x, do
 /*
  * The error of a Gaussian coordinate on fresh points. High-resolution theory (Zador, with the hexagon's constant)
  * says 0.0787/10 for d = 2; at so low a rate d = 4 lies under its 0.1015. Many starts of Lloyd's algorithm end
- * between 0.0957 and 0.0965 for d = 4, so there is no better grid of 0.090 to be had.
+ * between 0.0957 and 0.0965 for d = 4; none was found near 0.090.
  */
 Test(record, higgs_error, .timeout = 100)
 {
