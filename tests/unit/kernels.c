@@ -55,15 +55,15 @@ void check_fill(kind_t kind, float *x, size_t n)
         x[check_below((uint32_t)n)] = 1.0e5f;
 }
 
-#ifdef __SANITIZE_ADDRESS__
-#define BEHIND 0
+#ifdef __SANITIZE_ADDRESS__ /* it guards the end itself */
+static const size_t behind = 0;
 #else
-#define BEHIND GUARD_BYTES
+static const size_t behind = GUARD_BYTES;
 #endif
 
 guarded_t guarded_make(size_t bytes, size_t skew)
 {
-    size_t total = GUARD_BYTES + skew + bytes + BEHIND;
+    size_t total = GUARD_BYTES + skew + bytes + behind;
     guarded_t buffer = {NULL, bytes, malloc(total)};
     cr_assert(buffer.allocation != NULL, "no memory for %zu bytes", total);
     memset(buffer.allocation, POISON, total);
@@ -75,7 +75,7 @@ void guarded_free(guarded_t *buffer)
 {
     for (uint8_t *at = buffer->allocation; at < buffer->at; at++)
         cr_assert(*at == POISON, "a kernel wrote %td bytes before its buffer", buffer->at - at);
-    for (size_t i = 0; i < BEHIND; i++)
+    for (size_t i = 0; i < behind; i++)
         cr_assert(buffer->at[buffer->bytes + i] == POISON, "a kernel wrote %zu bytes behind its buffer", i);
     free(buffer->allocation);
     buffer->at = NULL;
