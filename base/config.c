@@ -54,6 +54,13 @@ static bool known_variable(const char *name, size_t length)
     return false;
 }
 
+/* All ranks of a job are mostly started with one environment: the first may speak for them. */
+static bool speaks_for_job(void)
+{
+    const char *rank = getenv("PMIX_RANK");
+    return !rank || strcmp(rank, "0") == 0;
+}
+
 /* A misspelt variable would otherwise be a setting that silently does nothing. */
 static void warn_unknown_variables(void)
 {
@@ -90,7 +97,8 @@ lode_status_t lode_config_create(lode_config_h *config)
         lode_config_destroy(&made);
         return status;
     }
-    warn_unknown_variables();
+    if (speaks_for_job())
+        warn_unknown_variables();
     *config = made;
     return LODE_OK;
 }
