@@ -125,7 +125,10 @@ void fabric_link_close(fabric_link_t *link)
 /* UCX needs a few rounds to let go of closed endpoints; what is not gone by then goes with the worker. */
 void fabric_links_destroy(lode_fabric_h fabric)
 {
-    if (!fabric->peers)
+    bool open = false;
+    for (uint32_t r = 0; fabric->peers && r < fabric->ranks; r++)
+        open |= fabric->peers[r].asks.ep || fabric->peers[r].answers.ep;
+    if (!open)
         return;
     for (uint32_t r = 0; r < fabric->ranks; r++) {
         if (fabric->peers[r].rkey)

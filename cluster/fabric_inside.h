@@ -42,12 +42,20 @@ enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REP
 lode_status_t fabric_mpi_status(int code, const char *call);
 lode_status_t fabric_ucx_status(ucs_status_t code, const char *call);
 
+/** Where other processes of this host find a memory file; it has no name, so a killed job leaves none behind. */
+typedef struct fabric_memfile {
+    int64_t pid;
+    uint64_t inode;
+    int32_t fd; /**< in that process; −1: none */
+} fabric_memfile_t;
+
 /** What ranks tell each other at the start, fixed part. */
 typedef struct fabric_card {
     uint64_t version; /**< of messages and of this struct */
     uint64_t node, arena_base, arena_bytes, reply_capacity;
     uint32_t share; /**< lowest rank that shares memory with it */
     uint32_t local_rank;
+    fabric_memfile_t arena;                           /**< for ranks that share memory with it */
     uint32_t service_bytes, client_bytes, rkey_bytes; /**< of what follows the card: two addresses, a key */
     char host[64];
 } fabric_card_t;
@@ -64,7 +72,7 @@ typedef struct fabric_peer {
     fabric_link_t asks;    /**< client: our client worker → its service worker */
     fabric_link_t answers; /**< service: our service worker → its client worker */
     ucp_rkey_h rkey;       /**< client: of its arena, for asks.ep */
-    const uint8_t *mapped; /**< client: its arena in this process, if it shares memory */
+    const uint8_t *mapped; /**< client: its arena in this process, if it is on this host */
     bool one_sided;
     uint64_t avoid_until_ns; /**< client: it missed a deadline; others first until then */
     uint32_t requests;       /**< client: fetch requests that UCX or a fetch still holds */
@@ -76,10 +84,10 @@ typedef struct fabric_peer {
 
 /** Memory that is bound to this process's NUMA nodes and registered with UCX. */
 typedef struct fabric_region {
-    uint8_t *base;
+    uint8_t *base; /**< NULL: none */
     size_t bytes;
     ucp_mem_h memh;
-    bool mapped; /**< by us; else UCX allocated it */
+    int fd; /**< of the memory file behind it, −1: private memory */
 } fabric_region_t;
 
 typedef enum fabric_landing_state { LANDING_FREE, LANDING_HELD, LANDING_QUARANTINED } fabric_landing_state_t;
@@ -168,11 +176,16 @@ lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t ti
 /** Memory that this process may still take, in bytes: the machine's and its control group's. */
 uint64_t fabric_memory_available(void);
 lode_status_t fabric_memory_check(lode_fabric_h fabric);
-/** @p by_ucx: let UCX allocate, so that others on this host can read it directly. */
-lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool by_ucx, fabric_region_t *region);
+/** @p shared: a memory file that other ranks of this host can map. Not touched; huge pages where there are some. */
+lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool shared, fabric_region_t *region);
 void fabric_region_destroy(lode_fabric_h fabric, fabric_region_t *region);
 
 /* shared.c */
+/** @p flags: MFD_HUGETLB or 0. */
+lode_status_t fabric_memfile_create(size_t bytes, unsigned flags, int *fd);
+lode_status_t fabric_memfile_describe(int fd, fabric_memfile_t *file);
+/** Open another process's file. */
+lode_status_t fabric_memfile_open(const fabric_memfile_t *file, int *fd);
 void fabric_shared_destroy(lode_fabric_h fabric);
 
 /* members.c */
@@ -190,6 +203,9 @@ void fabric_link_close(fabric_link_t *link);
 void fabric_links_destroy(lode_fabric_h fabric);
 
 /* path.c */
+/** Whether ranks of this host may read each other's memory: UCX_TLS is not set, or names shared memory. */
+bool fabric_may_share(void);
+void fabric_path_destroy(lode_fabric_h fabric);
 lode_status_t fabric_path_choose(lode_fabric_h fabric);
 
 /* service.c */

@@ -205,6 +205,25 @@ static void fail_queue(fabric_fetching_t *fetching, uint32_t rank, fetch_cause_t
     } while (item != last);
 }
 
+/** Items that wait for a rank that just missed a deadline ask their other owners first. */
+static void put_off_queue(fabric_fetching_t *fetching, uint32_t rank)
+{
+    uint32_t item = fetching->queues[rank].first, next;
+    fetching->queues[rank] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE};
+    for (; item != FABRIC_NONE; item = next) {
+        fetch_way_t *way = &fetching->ways[item];
+        next = way->next;
+        fetching->queued--;
+        if ((way->flags & ITEM_SECOND_ROUND) || way->asked >= 16) {
+            enqueue(fetching, item);
+            continue;
+        }
+        note_cause(way, way->asked, FETCH_DEADLINE);
+        way->avoided |= (uint16_t)(1u << way->asked);
+        route(fetching, item);
+    }
+}
+
 /** Fill one request from a peer's queue with items of one kind, and send it. */
 static bool ask(fabric_fetching_t *fetching, uint32_t rank)
 {
@@ -316,7 +335,9 @@ static void sweep_one(fabric_fetching_t *fetching, uint64_t now, bool lost)
             fabric->counters.deadlines++;
             fabric->peers[request->rank].avoid_until_ns = now + AVOID_NS;
             lode_debug("rank %u missed the deadline of a fetch of %zu bytes", request->rank, request->bytes);
+            uint32_t rank = request->rank;
             request_end(request, FETCH_DEADLINE);
+            put_off_queue(fetching, rank);
         }
     }
     if (fetching->spoilt)

@@ -3,8 +3,12 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "cluster/fabric_inside.h"
+
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_PAGE_2MB (21u << 26) /* as memfd_create() is told; not in every libc header */
 
 /** First number in a file that stands after @p key ("" : at its start). @return false if there is none. */
 static bool read_number(const char *path, const char *key, uint64_t *number)
@@ -105,44 +109,64 @@ static void binding_end(binding_t *binding)
         hwloc_topology_destroy(binding->topology);
 }
 
-static lode_status_t map_by_ucx(lode_fabric_h fabric, size_t bytes, fabric_region_t *region)
+/** Whether the pool of huge pages holds as much as all ranks of this host ask for. */
+static bool huge_pages_for(lode_fabric_h fabric, size_t bytes)
 {
-    ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_FLAGS,
-                                   .length = bytes,
-                                   .flags = UCP_MEM_MAP_ALLOCATE};
-    lode_status_t status = FABRIC_UCX(ucp_mem_map(fabric->context, &params, &region->memh));
-    if (status != LODE_OK)
-        return lode_fail_within(status, "%.2f GiB of arena: ", (double)bytes / (1 << 30));
-    ucp_mem_attr_t attributes = {.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS | UCP_MEM_ATTR_FIELD_LENGTH};
-    LODE_TRY(FABRIC_UCX(ucp_mem_query(region->memh, &attributes)));
-    region->base = attributes.address;
+    uint64_t pages = 0;
+    int local = 1;
+    MPI_Comm_size(fabric->node_comm, &local);
+    read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "", &pages);
+    return pages * HUGE_PAGE >= (uint64_t)local * (bytes + HUGE_PAGE);
+}
+
+/* Pages of the pool are reserved when they are mapped: it fails here or never. */
+static bool map_huge(size_t bytes, fabric_region_t *region)
+{
+    size_t rounded = (bytes + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+    if (fabric_memfile_create(rounded, MFD_HUGETLB | HUGE_PAGE_2MB, &region->fd) != LODE_OK)
+        return false;
+    void *base = mmap(NULL, rounded, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd, 0);
+    if (base == MAP_FAILED) {
+        close(region->fd);
+        region->fd = -1;
+        return false;
+    }
+    region->base = base;
+    region->bytes = rounded;
+    return true;
+}
+
+static lode_status_t map(lode_fabric_h fabric, size_t bytes, bool shared, fabric_region_t *region)
+{
+    region->fd = -1;
+    if (shared && huge_pages_for(fabric, bytes) && map_huge(bytes, region)) {
+        lode_debug("arena of %zu bytes on huge pages", region->bytes);
+        return LODE_OK;
+    }
+    if (shared)
+        LODE_TRY(fabric_memfile_create(bytes, 0, &region->fd));
+    int kind = shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, kind | MAP_NORESERVE, region->fd, 0);
+    if (base == MAP_FAILED)
+        return lode_fail(LODE_ERR_NO_MEMORY, "the system gave no address space for %zu bytes: %m", bytes);
+    region->base = base;
     region->bytes = bytes;
+    if (madvise(base, bytes, MADV_HUGEPAGE) < 0) /* what the kernel thinks of it, it does not say */
+        lode_debug("%zu bytes of memory without huge pages: %m", bytes);
     return LODE_OK;
 }
 
-static lode_status_t map_by_us(lode_fabric_h fabric, size_t bytes, fabric_region_t *region)
-{
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (base == MAP_FAILED)
-        return lode_fail(LODE_ERR_NO_MEMORY, "the system gave no %zu bytes for buffers", bytes);
-    *region = (fabric_region_t){.base = base, .bytes = bytes, .mapped = true};
-    madvise(base, bytes, MADV_HUGEPAGE);
-    ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
-                                   .address = base,
-                                   .length = bytes};
-    return FABRIC_UCX(ucp_mem_map(fabric->context, &params, &region->memh));
-}
-
-lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool by_ucx, fabric_region_t *region)
+lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool shared, fabric_region_t *region)
 {
     binding_t binding;
     binding_begin(&binding);
-    lode_status_t status = by_ucx ? map_by_ucx(fabric, bytes, region) : map_by_us(fabric, bytes, region);
+    lode_status_t status = map(fabric, bytes, shared, region);
     if (status == LODE_OK) {
         binding_area(&binding, region->base, bytes);
-        /* Refused where the kernel keeps huge pages from shared memory: then small ones. */
-        if (by_ucx && madvise(region->base, bytes, MADV_HUGEPAGE) < 0)
-            lode_debug("no huge pages for the arena");
+        ucp_mem_map_params_t params = {.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH,
+                                       .address = region->base,
+                                       .length = region->bytes};
+        status = FABRIC_UCX(ucp_mem_map(fabric->context, &params, &region->memh));
     }
     binding_end(&binding);
     return status;
@@ -152,7 +176,9 @@ void fabric_region_destroy(lode_fabric_h fabric, fabric_region_t *region)
 {
     if (region->memh)
         ucp_mem_unmap(fabric->context, region->memh);
-    if (region->mapped)
+    if (region->base)
         munmap(region->base, region->bytes);
-    *region = (fabric_region_t){0};
+    if (region->base && region->fd >= 0)
+        close(region->fd);
+    *region = (fabric_region_t){.fd = -1};
 }

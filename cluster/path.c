@@ -2,18 +2,62 @@
 /*
  * Which peers can be read one-sided: found out by doing it.
  *
- * Every rank writes a word to its arena; then, while no rank answers anything, each reads the words of all
- * others. A read that comes back did so without its owner. UCX would tell the names of transports, but not
- * whether a read over them is real or emulated by messages, which differs between its versions.
+ * Arenas of this host's ranks are mapped, without UCX: its own shared memory would have to be where its messages
+ * are, and those are not safe there when a rank dies. For the others, every rank writes a word to its arena;
+ * then, while no rank answers anything, each reads the words of all others. A read that comes back did so
+ * without its owner. UCX would tell the names of transports, but not whether a read over them is real or
+ * emulated by messages, which differs between its versions.
  */
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "cluster/fabric_inside.h"
 
 /** Over a network this is a thousand round trips. */
 #define PROBE_NS 100000000u
 #define DRAIN_NS 30000000000u
+
+bool fabric_may_share(void)
+{
+    static const char *const names[] = {"all", "shm", "sm", "mm", "posix", "sysv", "xpmem"};
+    const char *transports = getenv("UCX_TLS");
+    for (size_t i = 0; transports && i < sizeof names / sizeof *names; i++) {
+        if (strstr(transports, names[i]))
+            return transports[0] != '^';
+    }
+    return !transports || transports[0] == '^';
+}
+
+/** Map the arenas of this host's other ranks, to read. One that cannot be mapped is fetched from as if far away. */
+static void map_neighbours(lode_fabric_h fabric)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        const fabric_card_t *card = &fabric->cards[r];
+        int fd;
+        if (r == fabric->rank || card->share != fabric->cards[fabric->rank].share || card->arena.fd < 0)
+            continue;
+        if (fabric_memfile_open(&card->arena, &fd) != LODE_OK) {
+            lode_debug("rank %u: %s", r, lode_error_message());
+            continue;
+        }
+        void *base = mmap(NULL, card->arena_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+        if (base != MAP_FAILED)
+            fabric->peers[r].mapped = base;
+        close(fd);
+    }
+}
+
+void fabric_path_destroy(lode_fabric_h fabric)
+{
+    for (uint32_t r = 0; fabric->peers && r < fabric->ranks; r++) {
+        if (fabric->peers[r].mapped)
+            munmap((void *)fabric->peers[r].mapped, fabric->cards[r].arena_bytes);
+        fabric->peers[r].mapped = NULL;
+    }
+}
 
 static uint64_t word_of(uint32_t rank)
 {
@@ -38,7 +82,7 @@ static lode_status_t read_words(lode_fabric_h fabric, uint32_t *left)
 {
     for (uint32_t r = 0; r < fabric->ranks; r++) {
         fabric_peer_t *peer = &fabric->peers[r];
-        if (r == fabric->rank)
+        if (r == fabric->rank || peer->mapped)
             continue;
         ucp_request_param_t param = fabric_send_param(on_read, left, 0);
         ucs_status_ptr_t ucx = ucp_get_nbx(peer->asks.ep, target(fabric, r), sizeof(uint64_t),
@@ -54,15 +98,9 @@ static lode_status_t read_words(lode_fabric_h fabric, uint32_t *left)
 static void note_what_came(lode_fabric_h fabric)
 {
     for (uint32_t r = 0; r < fabric->ranks; r++) {
-        fabric_peer_t *peer = &fabric->peers[r];
         uint64_t word;
-        memcpy(&word, target(fabric, r), sizeof word);
-        if (r == fabric->rank || word != word_of(r))
-            continue;
-        void *mapped;
-        peer->one_sided = true;
-        if (ucp_rkey_ptr(peer->rkey, fabric->cards[r].arena_base, &mapped) == UCS_OK)
-            peer->mapped = mapped;
+        memcpy(&word, fabric->peers[r].mapped ? fabric->peers[r].mapped : target(fabric, r), sizeof word);
+        fabric->peers[r].one_sided = r != fabric->rank && word == word_of(r);
     }
 }
 
@@ -72,6 +110,7 @@ static lode_status_t probe(lode_fabric_h fabric)
     uint64_t word = word_of(fabric->rank);
     memset(fabric->landing.base, 0, (size_t)fabric->ranks * sizeof word);
     memcpy(fabric->arena.base, &word, sizeof word);
+    map_neighbours(fabric);
     LODE_TRY(FABRIC_MPI(MPI_Barrier(fabric->comm)));
     fabric->flushes = 0;
     lode_status_t status = read_words(fabric, &fabric->flushes);
@@ -111,8 +150,10 @@ static void describe(lode_fabric_h fabric)
     else if (one_sided == 0)
         snprintf(text, room, "no peer's arena could be read without its help; its owner packs replies instead");
     else
-        snprintf(text, room, "%u of %u peers' arenas were read without their help, %u of them in shared memory",
-                 one_sided, peers, mapped);
+        snprintf(text, room,
+                 "%u of %u peers' arenas can be read without their help: %u are mapped from this host, %u answered to "
+                 "one-sided reads",
+                 one_sided, peers, mapped, one_sided - mapped);
 }
 
 lode_status_t fabric_path_choose(lode_fabric_h fabric)

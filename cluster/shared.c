@@ -7,50 +7,61 @@
 
 #include "cluster/fabric_inside.h"
 
-/** How the others of the host find the first rank's file. */
-typedef struct invitation {
-    int64_t pid;
-    uint64_t inode;
-    int32_t fd, status;
-} invitation_t;
-
-static void host_file(size_t bytes, int *fd, invitation_t *invitation)
+lode_status_t fabric_memfile_create(size_t bytes, unsigned flags, int *fd)
 {
-    struct stat facts;
-    *fd = memfd_create("lodemark", MFD_CLOEXEC);
-    *invitation = (invitation_t){.pid = getpid(), .fd = *fd};
-    if (*fd < 0 || ftruncate(*fd, (off_t)bytes) < 0 || fstat(*fd, &facts) < 0)
-        invitation->status = lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes of shared memory: %m", bytes);
-    else
-        invitation->inode = facts.st_ino;
+    *fd = memfd_create("lodemark", MFD_CLOEXEC | flags);
+    if (*fd >= 0 && ftruncate(*fd, (off_t)bytes) == 0)
+        return LODE_OK;
+    lode_status_t status = lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes of shared memory: %m", bytes);
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    return status;
 }
 
-static lode_status_t guest_file(const invitation_t *invitation, int *fd)
+lode_status_t fabric_memfile_describe(int fd, fabric_memfile_t *file)
 {
-    char path[64];
     struct stat facts;
-    if (invitation->status != LODE_OK)
-        return lode_fail(invitation->status, "the host's first rank has no shared memory to offer");
-    snprintf(path, sizeof path, "/proc/%lld/fd/%d", (long long)invitation->pid, invitation->fd);
-    *fd = open(path, O_RDWR | O_CLOEXEC);
-    if (*fd < 0 || fstat(*fd, &facts) < 0 || facts.st_ino != invitation->inode)
-        return lode_fail(LODE_ERR_NO_MEMORY,
-                         "shared memory of process %lld: %m; ranks of one host must see each "
-                         "other's processes (one user, one pid namespace)",
-                         (long long)invitation->pid);
+    if (fstat(fd, &facts) < 0)
+        return lode_fail(LODE_ERR_INTERNAL, "a memory file of this process: %m");
+    *file = (fabric_memfile_t){.pid = getpid(), .inode = facts.st_ino, .fd = fd};
     return LODE_OK;
 }
 
-/* A memory file and no name in /dev/shm: containers keep that small, and a killed job leaves nothing behind. */
+/* The inode tells a number of another pid namespace from the process that was meant. */
+lode_status_t fabric_memfile_open(const fabric_memfile_t *file, int *fd)
+{
+    char path[64];
+    struct stat facts;
+    snprintf(path, sizeof path, "/proc/%lld/fd/%d", (long long)file->pid, file->fd);
+    *fd = open(path, O_RDWR | O_CLOEXEC);
+    if (*fd >= 0 && fstat(*fd, &facts) == 0 && facts.st_ino == file->inode)
+        return LODE_OK;
+    lode_status_t status = lode_fail(LODE_ERR_NO_MEMORY,
+                                     "shared memory of process %lld: %m; ranks of one host must see each other's "
+                                     "processes (one user, one pid namespace)",
+                                     (long long)file->pid);
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+    return status;
+}
+
+/* A memory file and no name in /dev/shm: containers keep that small, and a killed job would leave it behind. */
 static lode_status_t open_file(lode_fabric_h fabric, size_t bytes, int *fd)
 {
-    invitation_t invitation = {0};
-    int local;
-    LODE_TRY(FABRIC_MPI(MPI_Comm_rank(fabric->node_comm, &local)));
-    if (local == 0)
-        host_file(bytes, fd, &invitation);
-    LODE_TRY(FABRIC_MPI(MPI_Bcast(&invitation, sizeof invitation, MPI_BYTE, 0, fabric->node_comm)));
-    return local == 0 ? (lode_status_t)invitation.status : guest_file(&invitation, fd);
+    fabric_memfile_t file = {.fd = -1};
+    lode_status_t status = LODE_OK;
+    if (fabric->local_rank == 0)
+        status = fabric_memfile_create(bytes, 0, fd);
+    if (status == LODE_OK && fabric->local_rank == 0)
+        status = fabric_memfile_describe(*fd, &file);
+    LODE_TRY(FABRIC_MPI(MPI_Bcast(&file, sizeof file, MPI_BYTE, 0, fabric->node_comm)));
+    if (fabric->local_rank == 0)
+        return status;
+    if (file.fd < 0)
+        return lode_fail(LODE_ERR_NO_MEMORY, "the first rank of this host has no shared memory to offer");
+    return fabric_memfile_open(&file, fd);
 }
 
 lode_status_t lode_fabric_shared(lode_fabric_h fabric, size_t bytes, void **base, int *fd)

@@ -118,6 +118,25 @@ static void killed(void)
     CHECK(call_some(pages.ranks - 1 - pages.rank, 10) == LODE_OK || pages.ranks != 3, "call to the living");
 }
 
+static void *shoot(void *argument)
+{
+    (void)argument;
+    usleep(20000 + (useconds_t)(lode_now_ns() / 1000 % 50000));
+    kill(victim_pid, SIGKILL);
+    return NULL;
+}
+
+/* As killed, but from outside and at any moment: also while it writes a message. */
+static void shot(void)
+{
+    pthread_t gun;
+    if (pages.rank == 0)
+        pthread_create(&gun, NULL, shoot, NULL);
+    killed();
+    if (pages.rank == 0)
+        pthread_join(gun, NULL);
+}
+
 /* One owner a page: a fetch that needs the dead says so, soon, with the name of the page. */
 static void alone(void)
 {
@@ -192,11 +211,9 @@ static const struct {
     void (*victim)(pages_t *); /**< what happens to it in the midst of serving */
     int signal;                /**< and where it is not asked: reads are one-sided */
     bool dies;
-} cases[] = {{"killed", killed, kill_self, SIGKILL, true},
-             {"alone", alone, kill_self, SIGKILL, true},
-             {"called", called, NULL, 0, true},
-             {"stopped", stopped, stop_self, SIGSTOP, false},
-             {"leaving", leaving, NULL, 0, false}};
+} cases[] = {{"killed", killed, kill_self, SIGKILL, true},    {"shot", shot, NULL, 0, true},
+             {"alone", alone, kill_self, SIGKILL, true},      {"called", called, NULL, 0, true},
+             {"stopped", stopped, stop_self, SIGSTOP, false}, {"leaving", leaving, NULL, 0, false}};
 
 static void run(size_t which)
 {
