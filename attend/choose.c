@@ -262,7 +262,8 @@ static void digest(lode_step_state_t *step, const lode_chosen_t *chosen)
 static void gather_wanted(lode_step_state_t *step)
 {
     uint64_t begin = lode_now_ns();
-    memset(step->wanted.data, 0, step->masks * sizeof(uint64_t));
+    if (step->masks) /* no page yet: no memory either */
+        memset(step->wanted.data, 0, step->masks * sizeof(uint64_t));
     for (uint32_t s = 0; s < step->stream_count; s++) {
         const lode_step_stream_t *stream = lode_stream_at(step, s);
         for (uint32_t row = 0; row < stream->in->tokens; row++)

@@ -12,8 +12,12 @@
 #include "kernels/kernels.h"
 #include "lodemark.h"
 
+enum { TAKEN_MAX = 1024 };
+
 static int failures;
 static int rank, ranks;
+static void *taken[TAKEN_MAX];
+static int taken_count;
 
 #define CHECK(condition, ...)                                                      \
     do {                                                                           \
@@ -43,8 +47,18 @@ static void set_up(void)
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
 }
 
+/* Memory of a test, given back at its end. */
+static void *keep(size_t bytes)
+{
+    if (taken_count == TAKEN_MAX || !(taken[taken_count] = malloc(bytes)))
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    return taken[taken_count++];
+}
+
 static void tear_down(void)
 {
+    while (taken_count)
+        free(taken[--taken_count]);
     MPI_Finalize();
 }
 
@@ -96,7 +110,7 @@ static float value_at(uint64_t seed, uint64_t i)
 
 static float *tensor(uint64_t seed, size_t n)
 {
-    float *x = malloc((n + 1) * sizeof *x);
+    float *x = keep((n + 1) * sizeof *x);
     for (size_t i = 0; i < n; i++)
         x[i] = value_at(seed, i);
     return x;
@@ -194,6 +208,12 @@ static void make_documents(lode_cluster_h cluster, uint32_t count, const uint64_
     }
 }
 
+static void close_blocks(lode_block_h *blocks, uint32_t count)
+{
+    for (uint32_t b = 0; b < count; b++)
+        MUST(lode_block_close(&blocks[b]));
+}
+
 static lode_view_h make_view(lode_cluster_h cluster, const lode_block_h *blocks, const int64_t *offsets, uint32_t count,
                              int32_t write_block, lode_policy_t policy)
 {
@@ -243,6 +263,7 @@ static void dense_case(uint32_t dim, lode_format_t format, double tolerance, con
         CHECK((ranks > 1) == (stats.records_fetched + stats.records_hit > 0));
     }
     MUST(lode_view_destroy(&view));
+    close_blocks(blocks, 4);
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -300,6 +321,7 @@ Test(attend, offsets_rotate_queries_only)
         check_token(models, 2, DIM, offsets[i][1] + 200, q, out, lse, 2e-4); /* angles of 900,000 positions in fp32 */
         MUST(lode_view_destroy(&view));
     }
+    close_blocks(blocks, 2);
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -331,7 +353,6 @@ Test(attend, generated_tokens_are_attended)
                 check_token(&model, 1, DIM, s * T + t, q + t * QUERY_HEADS * DIM, out + t * QUERY_HEADS * DIM,
                             lse + t * QUERY_HEADS, 2e-5);
             }
-            free(q);
         }
     MUST(lode_block_seal(block));
     MPI_Barrier(MPI_COMM_WORLD);
@@ -357,6 +378,8 @@ Test(attend, generated_tokens_are_attended)
     check_token(&model, 1, DIM, STEPS * T, q, out, lse, 2e-5);
     MUST(lode_view_destroy(&foreign));
     MUST(lode_view_destroy(&view));
+    MUST(lode_block_close(&theirs));
+    MUST(lode_block_close(&block));
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -420,6 +443,7 @@ static void sparse_case(const char *landmark, lode_group_merge_t merge)
         CHECK(error < 1e-5, "differs by %g", error);
     }
     MUST(lode_view_destroy(&view));
+    close_blocks(blocks, 3);
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -472,6 +496,7 @@ Test(attend, streams_share_a_step)
     check_token(models_reversed, 2, DIM, 1300, streams[1].q, out[1], lse[1], 2e-5);
     for (int s = 0; s < 2; s++)
         MUST(lode_view_destroy(&views[s]));
+    close_blocks(blocks, 2);
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -487,7 +512,7 @@ Test(attend, kv_head_ranges)
     lode_cluster_h cluster = join(&geometry, NULL);
     size_t n = (size_t)TOKENS * KV_HEADS * DIM;
     model_block_t model = {tensor(1, n), tensor(2, n), TOKENS, 0};
-    float *k = malloc(n * sizeof *k), *v = malloc(n * sizeof *v);
+    float *k = keep(n * sizeof *k), *v = keep(n * sizeof *v);
     for (size_t t = 0; t < TOKENS; t++) {
         memcpy(k + t * DIM, model.k + (t * KV_HEADS + head) * DIM, DIM * sizeof *k);
         memcpy(v + t * DIM, model.v + (t * KV_HEADS + head) * DIM, DIM * sizeof *v);
@@ -516,6 +541,7 @@ Test(attend, kv_head_ranges)
     double error = relative_error(out, expected + head * GROUP * DIM, GROUP * DIM);
     CHECK(error < 2e-5, "relative error %g", error);
     MUST(lode_view_destroy(&view));
+    MUST(lode_block_close(&block));
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -618,6 +644,9 @@ Test(attend, bad_calls_are_refused)
     MPI_Barrier(MPI_COMM_WORLD);
     REFUSED(lode_step(cluster, 0, &stream, 1, NULL), LODE_ERR_DROPPED);
     MUST(lode_view_destroy(&view));
+    MUST(lode_block_close(&mine));
+    if (rank != 0)
+        MUST(lode_block_close(&block));
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -650,7 +679,7 @@ Test(attend, full_arena_loses_nothing)
                                 .out = out,
                                 .lse = lse};
         MUST(lode_step(cluster, 0, &stream, 1, NULL));
-        float *all_k = malloc(kept / CHUNK * n * sizeof *all_k), *all_v = malloc(kept / CHUNK * n * sizeof *all_v);
+        float *all_k = keep(kept / CHUNK * n * sizeof *all_k), *all_v = keep(kept / CHUNK * n * sizeof *all_v);
         for (uint64_t i = 0; i < kept / CHUNK; i++) {
             memcpy(all_k + i * n, k, n * sizeof *k);
             memcpy(all_v + i * n, v, n * sizeof *v);
@@ -658,6 +687,7 @@ Test(attend, full_arena_loses_nothing)
         model_block_t model = {all_k, all_v, kept, 0};
         check_token(&model, 1, DIM, (int64_t)kept, q, out, lse, 2e-5);
         MUST(lode_view_destroy(&view));
+        MUST(lode_block_close(&block));
     }
     MPI_Barrier(MPI_COMM_WORLD);
     MUST(lode_cluster_leave(&cluster));
