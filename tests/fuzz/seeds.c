@@ -76,6 +76,7 @@ static void save_messages(void)
     uint64_t blocks[] = {42, 43};
     lode_wire_item_t items[] = {{.mask = 1, .page = 3}, {.mask = UINT64_MAX, .page = 4, .head = 7, .block = 1}};
     Lodemark__FetchRequest request = LODEMARK__FETCH_REQUEST__INIT;
+    request.id = 8;
     request.epoch = 1;
     request.record_bytes = 264;
     request.blocks = blocks;
