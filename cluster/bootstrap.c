@@ -13,6 +13,8 @@
 #define CARD_VERSION 0x6c6f646500000001u
 #define CONNECT_NS 30000000000u
 #define MESSAGE_BYTES 512
+/** Runs of records that one send to a socket may name. UCX's buffers for sending bound it. */
+#define TCP_RUNS "16"
 /** How long a barrier may still take after a rank has closed its end: the slower ones are passing it. */
 #define GOODBYE_NS 2000000000u
 
@@ -140,6 +142,13 @@ static lode_status_t context_create(lode_fabric_h fabric)
         status = tune(config, "TLS", "^shm");
     else if (status == LODE_OK && fabric_may_share())
         status = tune(config, "MM_ERROR_HANDLING", "y");
+    /* A reply in one piece, so that UCX does not put it together in memory of its own first. */
+    char piece[32];
+    snprintf(piece, sizeof piece, "%zu", fabric->reply_capacity + 16 * MESSAGE_HEADER_MAX);
+    if (status == LODE_OK && fabric_may_tcp())
+        status = tune(config, "TCP_RX_SEG_SIZE", piece);
+    if (status == LODE_OK && fabric_may_tcp())
+        status = tune(config, "TCP_MAX_IOV", TCP_RUNS);
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
@@ -204,7 +213,8 @@ static lode_status_t prepare(lode_fabric_h fabric)
     LODE_TRY(worker_create(fabric, &fabric->service_worker));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_REPLY, fabric_on_reply));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_FETCH_REPLY, fabric_on_fetch_reply));
-    LODE_TRY(fabric_region_create(fabric, params->arena_bytes, fabric_may_share(), &fabric->arena));
+    bool shared = fabric_may_share() && params->path != LODE_PATH_BATCHED;
+    LODE_TRY(fabric_region_create(fabric, params->arena_bytes, shared, &fabric->arena));
     LODE_TRY(fabric_region_create(fabric, params->landing_bytes * LODE_LANDINGS, false, &fabric->landing));
     LODE_TRY(fabric_region_create(fabric, fabric->reply_capacity * FABRIC_REPLIES, false, &fabric->replies));
     LODE_TRY(fabric_service_create(fabric));

@@ -205,6 +205,7 @@ void fabric_links_destroy(lode_fabric_h fabric);
 /* path.c */
 /** Whether ranks of this host may read each other's memory: UCX_TLS is not set, or names shared memory. */
 bool fabric_may_share(void);
+bool fabric_may_tcp(void);
 void fabric_path_destroy(lode_fabric_h fabric);
 lode_status_t fabric_path_choose(lode_fabric_h fabric);
 

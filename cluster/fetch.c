@@ -17,6 +17,8 @@
 #define REQUESTS_PEER_MIN 16
 #define REQUESTS_PEER_MAX 256
 #define ATTEMPTS_MAX 250
+/** Items routed before what there is is sent. */
+#define PUMP_ITEMS 512
 
 static const char *const cause_texts[] = {
     [FETCH_NO_CAUSE] = "not asked",       [FETCH_LOST] = "lost",
@@ -38,7 +40,7 @@ lode_status_t fabric_fetches_create(lode_fabric_h fabric)
         if (!fabric->fetchings[i].queues)
             return lode_fail(LODE_ERR_NO_MEMORY, "fetch queues for %u ranks", fabric->ranks);
         for (uint32_t r = 0; r < fabric->ranks; r++)
-            fabric->fetchings[i].queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE};
+            fabric->fetchings[i].queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE, 0};
     }
     return fabric->fetchings ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "fetches");
 }
@@ -65,6 +67,7 @@ static void enqueue(fabric_fetching_t *fetching, uint32_t item)
     else
         fetching->ways[queue->last].next = item;
     queue->last = item;
+    queue->bytes += fetching->ways[item].bytes;
     fetching->queued++;
 }
 
@@ -166,7 +169,7 @@ void fetch_item_landed(fabric_fetching_t *fetching, uint32_t index)
     lode_fetch_t *fetch = fetching->fetch;
     fetching->ways[index].flags |= ITEM_LANDED;
     fetching->landed++;
-    fetch->bytes += (uint64_t)__builtin_popcountll(fetch->items[index].mask) * fetch->record_bytes;
+    fetch->bytes += fetching->ways[index].bytes;
 }
 
 void fetch_item_failed(fabric_fetching_t *fetching, uint32_t index, fetch_cause_t cause)
@@ -209,7 +212,7 @@ static void fail_queue(fabric_fetching_t *fetching, uint32_t rank, fetch_cause_t
 static void put_off_queue(fabric_fetching_t *fetching, uint32_t rank)
 {
     uint32_t item = fetching->queues[rank].first, next;
-    fetching->queues[rank] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE};
+    fetching->queues[rank].first = FABRIC_NONE;
     for (; item != FABRIC_NONE; item = next) {
         fetch_way_t *way = &fetching->ways[item];
         next = way->next;
@@ -315,8 +318,7 @@ static void move_landing(fabric_fetching_t *fetching)
     for (uint32_t i = 0; i < fetch->count; i++) {
         const lode_fetch_item_t *item = &fetch->items[i];
         if (fetching->ways[i].flags & ITEM_LANDED)
-            memcpy(fetch->landing + item->landing, old + item->landing,
-                   (size_t)__builtin_popcountll(item->mask) * fetch->record_bytes);
+            memcpy(fetch->landing + item->landing, old + item->landing, fetching->ways[i].bytes);
     }
     fabric->landings[to].state = LANDING_HELD;
     landing_put(fabric, fetching->landing);
@@ -354,24 +356,6 @@ void fabric_fetches_sweep(lode_fabric_h fabric, uint64_t now, bool lost)
 
 /* -------------------------------------------------------------- public side */
 
-static lode_status_t check(lode_fabric_h fabric, const lode_fetch_t *fetch)
-{
-    size_t room = lode_fabric_landing_bytes(fabric);
-    if (fetch->record_bytes < MESSAGE_RECORD_MIN || fetch->record_bytes > MESSAGE_RECORD_MAX)
-        return lode_fail(LODE_ERR_INVALID, "records of %u bytes; %d to %d can be fetched", fetch->record_bytes,
-                         MESSAGE_RECORD_MIN, MESSAGE_RECORD_MAX);
-    for (uint32_t i = 0; i < fetch->count; i++) {
-        const lode_fetch_item_t *item = &fetch->items[i];
-        size_t bytes = (size_t)__builtin_popcountll(item->mask) * fetch->record_bytes;
-        if (item->mask == 0)
-            return lode_fail(LODE_ERR_INVALID, "fetch item %u asks for no token", i);
-        if (item->landing > room || bytes > room - item->landing)
-            return lode_fail(LODE_ERR_INVALID, "fetch item %u lands at byte %u of a landing buffer of %zu", i,
-                             item->landing, room);
-    }
-    return LODE_OK;
-}
-
 static fabric_fetching_t *find_free(lode_fabric_h fabric)
 {
     for (uint32_t f = 0; f < FABRIC_FETCHES; f++) {
@@ -383,16 +367,35 @@ static fabric_fetching_t *find_free(lode_fabric_h fabric)
 
 static lode_status_t ways_reserve(fabric_fetching_t *fetching, uint32_t count)
 {
-    if (count > fetching->capacity) {
-        uint32_t capacity = count + count / 2;
-        fetch_way_t *ways = realloc(fetching->ways, capacity * sizeof *ways);
-        if (!ways)
-            return lode_fail(LODE_ERR_NO_MEMORY, "a fetch of %u items", count);
-        fetching->ways = ways;
-        fetching->capacity = capacity;
+    if (count <= fetching->capacity)
+        return LODE_OK;
+    uint32_t capacity = count + count / 2;
+    fetch_way_t *ways = realloc(fetching->ways, capacity * sizeof *ways);
+    if (!ways)
+        return lode_fail(LODE_ERR_NO_MEMORY, "a fetch of %u items", count);
+    fetching->ways = ways;
+    fetching->capacity = capacity;
+    return LODE_OK;
+}
+
+/** Check the caller's items, and set out one way each. */
+static lode_status_t ways_begin(fabric_fetching_t *fetching, const lode_fetch_t *fetch)
+{
+    size_t room = lode_fabric_landing_bytes(fetching->fabric);
+    if (fetch->record_bytes < MESSAGE_RECORD_MIN || fetch->record_bytes > MESSAGE_RECORD_MAX)
+        return lode_fail(LODE_ERR_INVALID, "records of %u bytes; %d to %d can be fetched", fetch->record_bytes,
+                         MESSAGE_RECORD_MIN, MESSAGE_RECORD_MAX);
+    LODE_TRY(ways_reserve(fetching, fetch->count));
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        const lode_fetch_item_t *item = &fetch->items[i];
+        uint32_t bytes = message_tokens(item->mask) * fetch->record_bytes;
+        if (item->mask == 0)
+            return lode_fail(LODE_ERR_INVALID, "fetch item %u asks for no token", i);
+        if (item->landing > room || bytes > room - item->landing)
+            return lode_fail(LODE_ERR_INVALID, "fetch item %u lands at byte %u of a landing buffer of %zu", i,
+                             item->landing, room);
+        fetching->ways[i] = (fetch_way_t){.bytes = bytes};
     }
-    if (count > 0)
-        memset(fetching->ways, 0, count * sizeof *fetching->ways);
     return LODE_OK;
 }
 
@@ -422,11 +425,10 @@ static lode_status_t landing_take(lode_fabric_h fabric, uint32_t *taken)
 lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
 {
     uint32_t landing = 0;
-    LODE_TRY(check(fabric, fetch));
     fabric_fetching_t *fetching = find_free(fabric);
     if (!fetching)
         return lode_fail(LODE_ERR_INVALID, "%d fetches are under way; wait for one first", FABRIC_FETCHES);
-    LODE_TRY(ways_reserve(fetching, fetch->count));
+    LODE_TRY(ways_begin(fetching, fetch));
     LODE_TRY(landing_take(fabric, &landing));
     fabric->landings[landing].state = LANDING_HELD;
     fetching->fetch = fetch;
@@ -439,8 +441,11 @@ lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
     fetch->lost = NULL;
     fetch->state = fetching;
     fabric->moved_ns = lode_now_ns();
-    for (uint32_t i = 0; i < fetch->count && !fetch->lost; i++)
+    for (uint32_t i = 0; i < fetch->count && !fetch->lost; i++) {
         route(fetching, i);
+        if (i % PUMP_ITEMS == PUMP_ITEMS - 1)
+            fabric_fetches_pump(fabric); /* owners pack while the rest is routed */
+    }
     fabric_fetches_pump(fabric);
     return LODE_OK;
 }
@@ -451,7 +456,7 @@ static void close_fetch(fabric_fetching_t *fetching)
     while (fetching->active)
         request_end(fetching->active, FETCH_NO_CAUSE);
     for (uint32_t r = 0; r < fetching->fabric->ranks; r++)
-        fetching->queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE};
+        fetching->queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE, 0};
     fetching->fetch->state = NULL;
     fetching->fetch = NULL;
 }

@@ -34,6 +34,7 @@ typedef struct fetch_way {
     uint32_t next; /**< in its owner's queue */
     uint32_t rank;
     uint64_t offset;
+    uint32_t bytes; /**< of its records */
     uint32_t causes;
     uint16_t avoided; /**< bit a: attempt a was put off */
     uint8_t attempt;  /**< the next one */
@@ -44,6 +45,7 @@ typedef struct fetch_way {
 
 typedef struct fetch_queue {
     uint32_t first, last;
+    size_t bytes; /**< of all items that ever entered it in this fetch */
 } fetch_queue_t;
 
 struct fabric_fetching {

@@ -71,7 +71,7 @@ static ucs_status_t read_run(fabric_request_t *request, unsigned first, unsigned
     fabric_peer_t *peer = &fabric->peers[request->rank];
     uint64_t offset =
         request->fetching->ways[index].offset + ((uint64_t)item->head * LODE_PAGE_TOKENS + first) * fetch->record_bytes;
-    unsigned before = (unsigned)__builtin_popcountll(item->mask & ((UINT64_C(1) << first) - 1));
+    unsigned before = message_tokens(item->mask & ((UINT64_C(1) << first) - 1));
     uint8_t *to = fetch->landing + item->landing + (size_t)before * fetch->record_bytes;
     size_t bytes = (size_t)count * fetch->record_bytes;
     if (peer->mapped) {

@@ -102,7 +102,7 @@ lode_status_t message_fetch_check(const Lodemark__FetchRequest *request, const v
         if (item.block >= request->n_blocks)
             return lode_fail(LODE_ERR_FORMAT, "fetch from rank %u: item %u of block %u of %zu", request->from, i,
                              item.block, request->n_blocks);
-        records += (size_t)__builtin_popcountll(item.mask);
+        records += message_tokens(item.mask);
     }
     if (records * request->record_bytes > capacity)
         return lode_fail(LODE_ERR_FORMAT, "fetch from rank %u: %zu bytes where a reply takes %zu", request->from,

@@ -51,6 +51,15 @@ lode_status_t message_call_check(const Lodemark__Call *call, uint32_t ranks);
  */
 lode_status_t message_fetch_check(const Lodemark__FetchRequest *request, const void *items, size_t payload,
                                   uint32_t ranks, size_t capacity, uint32_t *count, size_t *bytes);
+/** Tokens of a mask. The compiler's own calls a function that looks bytes up, on processors it must not assume more of.
+ */
+static inline uint32_t message_tokens(uint64_t mask)
+{
+    mask -= mask >> 1 & 0x5555555555555555u;
+    mask = (mask & 0x3333333333333333u) + (mask >> 2 & 0x3333333333333333u);
+    mask = (mask + (mask >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return (uint32_t)(mask * 0x0101010101010101u >> 56);
+}
 /** Where the last record of an item ends in its page: what the page must at least be long. */
 size_t message_item_end(const lode_wire_item_t *item, size_t record_bytes);
 

@@ -12,6 +12,8 @@
 
 /** Records that go to the gather kernel at once. */
 #define PIECES 256
+/** Runs at least this long on average are sent from where they lie; shorter ones are cheaper packed. */
+#define RUN_BYTES_MIN 4096
 /** Requests that wait, per rank. */
 #define FETCHES_WAITING_RANK 256
 
@@ -128,6 +130,43 @@ ucs_status_t owner_on_fetch(void *argument, const void *header, size_t header_by
     return UCS_OK;
 }
 
+static const uint8_t *find_page(lode_fabric_h fabric, const service_fetch_t *fetch, const lode_wire_item_t *item)
+{
+    return fabric->params.handlers.page(fabric->params.context, fetch->blocks[item->block], fetch->layer, item->page,
+                                        message_item_end(item, fetch->record_bytes));
+}
+
+/**
+ * List the records of a fetch as long runs, to be sent from where they lie. A page that is dropped before that
+ * is over sends what its records' checks refuse.
+ * @return false if they are not long and few, or one is missing
+ */
+static bool list_runs(lode_fabric_h fabric, const service_fetch_t *fetch, service_answer_t *answer)
+{
+    size_t count = 0;
+    if (fetch->bytes < (size_t)fetch->count * RUN_BYTES_MIN)
+        return false;
+    for (uint32_t i = 0; i < fetch->count; i++) {
+        const lode_wire_item_t *item = &fetch->items[i];
+        const uint8_t *page = find_page(fabric, fetch, item);
+        for (uint64_t left = item->mask; page && left;) {
+            unsigned first = (unsigned)__builtin_ctzll(left);
+            uint64_t rest = ~(left >> first);
+            unsigned length = rest ? (unsigned)__builtin_ctzll(rest) : 64 - first;
+            if (count == SERVICE_RUNS_MAX)
+                return false;
+            answer->runs[count++] =
+                (ucp_dt_iov_t){(void *)(page + ((size_t)item->head * LODE_PAGE_TOKENS + first) * fetch->record_bytes),
+                               (size_t)length * fetch->record_bytes};
+            left = first + length == 64 ? 0 : left & ~(((UINT64_C(1) << length) - 1) << first);
+        }
+        if (!page)
+            return false;
+    }
+    answer->run_count = count;
+    return fetch->bytes >= count * RUN_BYTES_MIN;
+}
+
 /** Pack the records of a fetch one after another. @return bytes; *missing indices go to missing. */
 static size_t pack(lode_fabric_h fabric, const service_fetch_t *fetch, uint8_t *out, uint32_t *missing, size_t *missed)
 {
@@ -138,8 +177,7 @@ static size_t pack(lode_fabric_h fabric, const service_fetch_t *fetch, uint8_t *
     *missed = 0;
     for (uint32_t i = 0; i < fetch->count; i++) {
         const lode_wire_item_t *item = &fetch->items[i];
-        const uint8_t *page = handlers->page(fabric->params.context, fetch->blocks[item->block], fetch->layer,
-                                             item->page, message_item_end(item, bytes));
+        const uint8_t *page = find_page(fabric, fetch, item);
         if (!page) {
             if (*missed < MESSAGE_MISSING_MAX)
                 missing[*missed] = i;
@@ -171,7 +209,11 @@ bool owner_pump(lode_fabric_h fabric)
     service->fetches_first = fetch->next;
     service->fetches_waiting--;
     uint32_t missing[MESSAGE_MISSING_MAX];
-    size_t missed, bytes = pack(fabric, fetch, answer->data, missing, &missed);
+    size_t missed = 0, bytes = fetch->bytes;
+    if (!list_runs(fabric, fetch, answer)) {
+        answer->run_count = 0;
+        bytes = pack(fabric, fetch, answer->data, missing, &missed);
+    }
     if (missed > MESSAGE_MISSING_MAX) {
         refuse(fabric, fetch->from, fetch->id, fetch->epoch, LODE_ERR_NOT_FOUND);
     } else {

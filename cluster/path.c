@@ -20,15 +20,24 @@
 #define PROBE_NS 100000000u
 #define DRAIN_NS 30000000000u
 
+static bool may_use(const char *const *names)
+{
+    const char *transports = getenv("UCX_TLS");
+    if (!transports || transports[0] == '^')
+        return true;
+    while (*names && !strstr(transports, *names))
+        names++;
+    return *names != NULL;
+}
+
 bool fabric_may_share(void)
 {
-    static const char *const names[] = {"all", "shm", "sm", "mm", "posix", "sysv", "xpmem"};
-    const char *transports = getenv("UCX_TLS");
-    for (size_t i = 0; transports && i < sizeof names / sizeof *names; i++) {
-        if (strstr(transports, names[i]))
-            return transports[0] != '^';
-    }
-    return !transports || transports[0] == '^';
+    return may_use((const char *const[]){"all", "shm", "sm", "mm", "posix", "sysv", "xpmem", NULL});
+}
+
+bool fabric_may_tcp(void)
+{
+    return may_use((const char *const[]){"all", "tcp", NULL});
 }
 
 /** Map the arenas of this host's other ranks, to read. One that cannot be mapped is fetched from as if far away. */

@@ -42,8 +42,10 @@ void *fabric_table_find(const fabric_table_t *table, uint64_t id)
 void fabric_sleep(ucp_worker_h worker, uint64_t timeout_ns, _Atomic uint64_t *sleeps)
 {
     int fd;
-    if (ucp_worker_get_efd(worker, &fd) != UCS_OK || ucp_worker_arm(worker) != UCS_OK)
-        return; /* busy: events came in meanwhile */
+    if (ucp_worker_get_efd(worker, &fd) != UCS_OK || ucp_worker_arm(worker) != UCS_OK) {
+        sched_yield(); /* events came in meanwhile, or sends wait for a reader that may need this core */
+        return;
+    }
     atomic_fetch_add_explicit(sleeps, 1, memory_order_relaxed);
     struct pollfd wait = {.fd = fd, .events = POLLIN};
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000u),

@@ -12,6 +12,10 @@
 
 #include "cluster/fetch_inside.h"
 
+/** Replies that a fetch from one owner is cut into, as long as they are not small. */
+#define REPLIES_FETCH 16
+#define REPLY_BYTES_MIN ((size_t)32768)
+
 fabric_request_t *request_take(lode_fabric_h fabric, fabric_fetching_t *fetching, uint32_t rank, bool one_sided)
 {
     fabric_request_t *request = fabric->requests_free;
@@ -47,18 +51,22 @@ fabric_request_t *request_take(lode_fabric_h fabric, fabric_fetching_t *fetching
 
 static size_t item_bytes(const fabric_request_t *request, uint32_t item)
 {
-    const lode_fetch_t *fetch = request->fetching->fetch;
-    return (size_t)__builtin_popcountll(fetch->items[item].mask) * fetch->record_bytes;
+    return request->fetching->ways[item].bytes;
 }
 
 bool request_has_room(const fabric_request_t *request, uint32_t item)
 {
     lode_fabric_h fabric = request->fabric;
-    size_t aim = fabric->params.reply_bytes, bytes = request->bytes + item_bytes(request, item);
-    uint64_t capacity = fabric->cards[request->rank].reply_capacity;
     if (request->count == 0)
         return true;
-    return request->count < MESSAGE_ITEMS_MAX && bytes <= (aim < capacity ? aim : capacity);
+    /* Several replies even of a small fetch: one is packed while another travels and a third is unpacked. */
+    size_t share = request->fetching->queues[request->rank].bytes / REPLIES_FETCH;
+    size_t aim = share > REPLY_BYTES_MIN ? share : REPLY_BYTES_MIN;
+    if (aim > fabric->params.reply_bytes)
+        aim = fabric->params.reply_bytes;
+    if (aim > fabric->cards[request->rank].reply_capacity)
+        aim = fabric->cards[request->rank].reply_capacity;
+    return request->count < MESSAGE_ITEMS_MAX && request->bytes + item_bytes(request, item) <= aim;
 }
 
 void request_add(fabric_request_t *request, uint32_t item)

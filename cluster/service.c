@@ -49,11 +49,17 @@ void service_send(lode_fabric_h fabric, uint32_t to, unsigned id, service_answer
 {
     ucp_ep_h ep = fabric->peers[to].answers.ep;
     ucs_status_ptr_t request = NULL;
-    if (ep && !fabric->peers[to].answers.failed) {
-        ucp_request_param_t param = fabric_send_param(on_sent, answer, UCP_AM_SEND_FLAG_EAGER);
-        request =
-            ucp_am_send_nbx(ep, id, answer->header, header_bytes, data_bytes ? answer->data : NULL, data_bytes, &param);
+    ucp_request_param_t param = fabric_send_param(on_sent, answer, UCP_AM_SEND_FLAG_EAGER);
+    const void *data = data_bytes ? answer->data : NULL;
+    size_t count = data_bytes;
+    if (answer->run_count > 0) {
+        param.op_attr_mask |= UCP_OP_ATTR_FIELD_DATATYPE;
+        param.datatype = ucp_dt_make_iov();
+        data = answer->runs;
+        count = answer->run_count;
     }
+    if (ep && !fabric->peers[to].answers.failed)
+        request = ucp_am_send_nbx(ep, id, answer->header, header_bytes, data, count, &param);
     if (!UCS_PTR_IS_PTR(request))
         answer_give_back(answer);
 }

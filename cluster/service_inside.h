@@ -8,11 +8,16 @@
 
 #include "cluster/fabric_inside.h"
 
+/** Runs of records that may go into a reply without being packed. */
+#define SERVICE_RUNS_MAX 64
+
 /** A message going back: its header must stay until UCX has sent it. */
 typedef struct service_answer {
     struct service_answer *next;
     lode_fabric_h fabric;
-    uint8_t *data; /**< of a fetch: a reply buffer; NULL: a call's answer */
+    uint8_t *data;    /**< of a fetch: a reply buffer; NULL: a call's answer */
+    size_t run_count; /**< 0: data is sent, else these */
+    ucp_dt_iov_t runs[SERVICE_RUNS_MAX];
     uint8_t header[MESSAGE_HEADER_MAX];
 } service_answer_t;
 
