@@ -64,6 +64,8 @@ lode_kernel_row_t *lode_kernels_row(lode_kernels_bench_t *bench, const char *ker
 /** Measure a row whose figure and floor are rates: the unit is 10^9 of what slices count, the ratio figure / floor. */
 void lode_kernels_rate_row(lode_kernels_bench_t *bench, lode_kernel_row_t *row, const lode_kernel_work_t *figure,
                            const lode_kernel_work_t *floor, double unit);
+/** Say in the row why it falls short, if it does. */
+void lode_kernels_explain(lode_kernel_row_t *row, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /** Add the row of more threads against one, if this machine has them. */
 void lode_kernels_threads_row(lode_kernels_bench_t *bench, const char *kernel, const char *format, uint32_t group,
                               uint32_t head_dim, const lode_kernel_work_t *work, uint64_t wrong);
@@ -107,6 +109,10 @@ lode_status_t lode_kernels_topk(lode_kernels_bench_t *bench);
 lode_status_t lode_kernels_gather(lode_kernels_bench_t *bench);
 lode_status_t lode_kernels_attend(lode_kernels_bench_t *bench);
 lode_status_t lode_kernels_plain(lode_kernels_bench_t *bench);
+
+/** Row of only reading pieces of `bytes` from the arena in random order. @return its ratio, NAN if not measured. */
+lode_status_t lode_kernels_random_read(lode_kernels_bench_t *bench, const char *kernel, const char *format,
+                                       size_t bytes, double target, double *ratio);
 
 /** Scan of 4-bit landmarks, group 4: the floor of top-k, counted in landmarks. Its context is made and freed here. */
 lode_status_t lode_kernels_scan4_create(lode_kernels_bench_t *bench, lode_kernel_work_t *work);

@@ -139,7 +139,8 @@ static lode_status_t attend_create(lode_kernels_bench_t *b, lode_format_t format
     return LODE_OK;
 }
 
-static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, uint32_t dim, uint32_t group, bool hot)
+static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, uint32_t dim, uint32_t group, bool hot,
+                                double alone)
 {
     lode_kernel_row_t *row =
         lode_kernels_row(b, hot ? "attend_hot" : "attend_random", lode_format_name(format), group, dim, "GB/s");
@@ -153,6 +154,10 @@ static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, u
         lode_kernel_stretch_t stretch = {b->arena, b->arena_bytes, b->arena_bytes / 32};
         lode_kernel_work_t figure = {hot ? hot_slice : attend_slice, &a, 1}, floor = {lode_kernels_read, &stretch, 1};
         lode_kernels_rate_row(b, row, &figure, &floor, 1e9);
+        if (hot)
+            lode_kernels_explain(row, "arithmetic: %.3g ns a record", (double)a.bytes / row->figure);
+        else
+            lode_kernels_explain(row, "reading these records and nothing else: %.2f", alone);
     }
     if (!hot && dim == 128 && group == 4) {
         lode_kernel_work_t work = {attend_slice, &a, 1};
@@ -165,13 +170,17 @@ static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, u
 lode_status_t lode_kernels_attend(lode_kernels_bench_t *b)
 {
     static const lode_format_t formats[] = {LODE_FORMAT_BF16, LODE_FORMAT_FP8, LODE_FORMAT_HIGGS4};
-    for (int f = 0; f < 3; f++)
-        for (int hot = 0; hot < 2; hot++)
-            LODE_TRY(attend_row(b, formats[f], 128, 4, hot));
-    for (int f = 0; f < 2; f++) {
-        LODE_TRY(attend_row(b, formats[f], 128, 1, false));
-        LODE_TRY(attend_row(b, formats[f], 128, 8, false));
+    for (int f = 0; f < 3; f++) {
+        double alone;
+        LODE_TRY(lode_kernels_random_read(b, "record_read", lode_format_name(formats[f]),
+                                          lode_record_bytes(formats[f], 128), NAN, &alone));
+        LODE_TRY(attend_row(b, formats[f], 128, 4, false, alone));
+        LODE_TRY(attend_row(b, formats[f], 128, 4, true, NAN));
     }
-    LODE_TRY(attend_row(b, LODE_FORMAT_BF16, 64, 4, false));
-    return attend_row(b, LODE_FORMAT_BF16, 256, 4, false);
+    for (int f = 0; f < 2; f++) {
+        LODE_TRY(attend_row(b, formats[f], 128, 1, false, NAN));
+        LODE_TRY(attend_row(b, formats[f], 128, 8, false, NAN));
+    }
+    LODE_TRY(attend_row(b, LODE_FORMAT_BF16, 64, 4, false, NAN));
+    return attend_row(b, LODE_FORMAT_BF16, 256, 4, false, NAN);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Slices in turns, the floor that reads memory, inputs. */
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,6 +82,17 @@ void lode_kernels_rate_row(lode_kernels_bench_t *b, lode_kernel_row_t *row, cons
     row->figure /= unit;
     row->floor /= unit;
     row->ratio = row->figure / row->floor;
+}
+
+void lode_kernels_explain(lode_kernel_row_t *row, const char *format, ...)
+{
+    va_list arguments;
+    if (!isfinite(row->ratio) || !isfinite(row->target) ||
+        (row->at_most ? row->ratio <= row->target : row->ratio >= row->target))
+        return;
+    va_start(arguments, format);
+    vsnprintf(row->note, sizeof row->note, format, arguments);
+    va_end(arguments);
 }
 
 void lode_kernels_threads_row(lode_kernels_bench_t *b, const char *kernel, const char *format, uint32_t group,
