@@ -10,5 +10,7 @@
 int lode_bench_step(int argc, char **argv);
 /** Fetching alone, beside its floor and its rivals. */
 int lode_bench_fetch(int argc, char **argv);
+/** This machine's arithmetic, kernel by kernel, beside its floors. */
+int lode_bench_kernels(int argc, char **argv);
 
 #endif

@@ -20,6 +20,13 @@ LODE_INLINE void put(float *out, size_t first, size_t n, __m256 score)
         _mm256_maskstore_ps(out + first, lanes(n - first), score);
 }
 
+/* Add to a sum, in this order: see avx512/landmark.c. */
+#define ADD(add, sum, term)      \
+    do {                         \
+        (sum) = add(sum, term);  \
+        __asm__("" : "+x"(sum)); \
+    } while (0)
+
 /* The end of lode_uniform_score. */
 LODE_INLINE __m256 uniform_end(const lode_landmark_query_t *query, __m256i t, const uint8_t *scales)
 {
@@ -38,8 +45,13 @@ LODE_INLINE const uint8_t *scales_of(const scan_t *scan, size_t first)
     return tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2;
 }
 
+/* Memory comes by itself only to the end of a small page; asking goes on. */
+#define AHEAD 4096
+
 LODE_INLINE __m256i load(const uint8_t *words, uint32_t word, uint32_t half)
 {
+    if (half == 0)
+        _mm_prefetch((const char *)words + 64 * word + AHEAD, _MM_HINT_T0);
     return _mm256_load_si256((const __m256i *)(words + 64 * word + 32 * half));
 }
 
@@ -66,8 +78,8 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
                     __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, (int)(bits * m)), mask);
                     for (uint32_t g = 0; g < group; g++) {
                         __m256i q = _mm256_set1_epi32((int32_t)lode_load32(queries[g].q8 + (word * fields + m) * 4));
-                        narrow[0][g] = _mm256_add_epi16(narrow[0][g], _mm256_maddubs_epi16(a, q));
-                        narrow[1][g] = _mm256_add_epi16(narrow[1][g], _mm256_maddubs_epi16(b, q));
+                        ADD(_mm256_add_epi16, narrow[0][g], _mm256_maddubs_epi16(a, q));
+                        ADD(_mm256_add_epi16, narrow[1][g], _mm256_maddubs_epi16(b, q));
                     }
                 }
             }
@@ -107,7 +119,7 @@ LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landm
                 for (uint32_t g = 0; g < group; g++) {
                     __m256i even = _mm256_madd_epi16(low, _mm256_set1_epi32((int32_t)pairs[g][word][0]));
                     __m256i odd = _mm256_madd_epi16(high, _mm256_set1_epi32((int32_t)pairs[g][word][1]));
-                    sum[h][g] = _mm256_add_epi32(sum[h][g], _mm256_add_epi32(even, odd));
+                    ADD(_mm256_add_epi32, sum[h][g], _mm256_add_epi32(even, odd));
                 }
             }
         for (uint32_t g = 0; g < group; g++)

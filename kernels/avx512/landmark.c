@@ -20,6 +20,23 @@ LODE_INLINE void put(float *out, size_t first, size_t n, __m512 score)
         _mm512_mask_storeu_ps(out + first, lanes(n - first), score);
 }
 
+/*
+ * Add to a sum, in this order: left to itself the compiler makes trees of additions for which there are not registers
+ * enough, and the loop becomes loads and stores.
+ */
+#define ADD(add, sum, term)      \
+    do {                         \
+        (sum) = add(sum, term);  \
+        __asm__("" : "+v"(sum)); \
+    } while (0)
+
+/* Memory comes by itself only to the end of a small page; this goes on. */
+#define AHEAD 4096
+LODE_INLINE void ask(const uint8_t *words)
+{
+    _mm_prefetch(words + AHEAD, _MM_HINT_T0);
+}
+
 /* The end of lode_uniform_score. */
 LODE_INLINE __m512 uniform_end(const lode_landmark_query_t *query, __m512i t, const uint8_t *scales)
 {
@@ -53,13 +70,15 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
                 narrow[0][g] = narrow[1][g] = _mm512_setzero_si512();
             for (uint32_t word = begin; word < begin + run; word++) {
                 __m512i low = _mm512_load_si512(half[0] + 64 * word), high = _mm512_load_si512(half[1] + 64 * word);
+                ask(half[0] + 64 * word);
+                ask(half[1] + 64 * word);
                 for (uint32_t m = 0; m < fields; m++) {
                     __m512i a = _mm512_and_si512(m ? _mm512_srli_epi16(low, bits * m) : low, mask);
                     __m512i b = _mm512_and_si512(m ? _mm512_srli_epi16(high, bits * m) : high, mask);
                     for (uint32_t g = 0; g < group; g++) {
                         __m512i q = four_of(queries[g].q8 + (word * fields + m) * 4);
-                        narrow[0][g] = _mm512_add_epi16(narrow[0][g], _mm512_maddubs_epi16(a, q));
-                        narrow[1][g] = _mm512_add_epi16(narrow[1][g], _mm512_maddubs_epi16(b, q));
+                        ADD(_mm512_add_epi16, narrow[0][g], _mm512_maddubs_epi16(a, q));
+                        ADD(_mm512_add_epi16, narrow[1][g], _mm512_maddubs_epi16(b, q));
                     }
                 }
             }
@@ -88,26 +107,34 @@ LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landm
                 const int16_t *q = queries[g].q16 + 4 * word + odd;
                 pairs[g][word][odd] = (uint16_t)q[0] | (uint32_t)(uint16_t)q[2] << 16;
             }
-    for (size_t first = 0; first < scan->n; first += 16) {
+    for (size_t first = 0; first < scan->n; first += LODE_TILE) {
         const uint8_t *tile = scan->tiles + first / LODE_TILE * scan->tile_bytes;
-        const uint8_t *words = tile + first % LODE_TILE * scan->code_bytes;
-        __m512i even[4], odd[4];
+        const uint8_t *scales = tile + LODE_TILE * scan->code_bytes;
+        __m512i sum[2][4], odd[2][4];
         for (uint32_t g = 0; g < group; g++)
-            even[g] = odd[g] = _mm512_setzero_si512();
+            sum[0][g] = sum[1][g] = odd[0][g] = odd[1][g] = _mm512_setzero_si512();
         for (uint32_t word = 0; word < scan->words; word++) {
-            __m512i bytes = _mm512_load_si512(words + 64 * word);
-            __m512i low = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8), high = _mm512_srai_epi16(bytes, 8);
+            __m512i low[2], high[2];
+            for (uint32_t h = 0; h < 2; h++) {
+                const uint8_t *words = tile + h * 16 * scan->code_bytes + 64 * word;
+                __m512i bytes = _mm512_load_si512(words);
+                ask(words);
+                low[h] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8);
+                high[h] = _mm512_srai_epi16(bytes, 8);
+            }
             for (uint32_t g = 0; g < group; g++) {
                 __m512i q0 = _mm512_set1_epi32((int32_t)pairs[g][word][0]);
                 __m512i q1 = _mm512_set1_epi32((int32_t)pairs[g][word][1]);
-                even[g] = _mm512_add_epi32(even[g], _mm512_madd_epi16(low, q0));
-                odd[g] = _mm512_add_epi32(odd[g], _mm512_madd_epi16(high, q1));
+                for (uint32_t h = 0; h < 2; h++) {
+                    ADD(_mm512_add_epi32, sum[h][g], _mm512_madd_epi16(low[h], q0));
+                    ADD(_mm512_add_epi32, odd[h][g], _mm512_madd_epi16(high[h], q1));
+                }
             }
         }
-        const uint8_t *scales = tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2;
         for (uint32_t g = 0; g < group; g++)
-            put(out + g * scan->stride, first, scan->n,
-                uniform_end(&queries[g], _mm512_add_epi32(even[g], odd[g]), scales));
+            for (uint32_t h = 0; h < 2; h++)
+                put(out + g * scan->stride, first + 16 * h, scan->n,
+                    uniform_end(&queries[g], _mm512_add_epi32(sum[h][g], odd[h][g]), scales + 32 * h));
     }
 }
 
@@ -122,6 +149,7 @@ LODE_INLINE void scan_mean(uint32_t group, const scan_t *scan, const lode_landma
             even[g] = odd[g] = _mm512_setzero_ps();
         for (uint32_t word = 0; word < scan->words; word++) {
             __m512i pairs = _mm512_load_si512(words + 64 * word);
+            ask(words + 64 * word);
             __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
             __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
             for (uint32_t g = 0; g < group; g++) {
