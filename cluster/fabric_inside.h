@@ -226,6 +226,8 @@ void fabric_serve(lode_fabric_h fabric, uint32_t from, const Lodemark__Call *cal
 bool fabric_round(lode_fabric_h fabric);
 /** A round; then, if nothing moves for a while, sleep until something does, or @p until_ns at the latest. */
 void fabric_wait(lode_fabric_h fabric, uint64_t until_ns);
+/** Between two polls of a thread that has been idle for so long, and not long enough to sleep. */
+void fabric_pause(uint64_t idle_ns);
 /** Sleep on a worker until it has something to do. @return at once if it has. */
 void fabric_sleep(ucp_worker_h worker, uint64_t timeout_ns, _Atomic uint64_t *sleeps);
 /** Enter an object; @return its index, FABRIC_NONE without memory. */

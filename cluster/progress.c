@@ -8,8 +8,8 @@
 
 /** How often deadlines are looked at. */
 #define SWEEP_NS 500000u
-/** A waiting caller offers its core for this long before it sleeps. */
-#define YIELD_NS 50000u
+/** An idle thread polls for this long; then it polls and offers its core to others, who may be what it waits for. */
+#define EAGER_NS 2000u
 /** Longest sleep of a waiting caller: what the service thread learns is seen by then. */
 #define SLEEP_NS 10000000u
 #define SLOT_BITS 20
@@ -37,6 +37,12 @@ void *fabric_table_find(const fabric_table_t *table, uint64_t id)
 {
     uint64_t slot = id & ((1u << SLOT_BITS) - 1);
     return slot < table->count ? table->objects[slot] : NULL;
+}
+
+void fabric_pause(uint64_t idle_ns)
+{
+    if (idle_ns > EAGER_NS)
+        sched_yield();
 }
 
 void fabric_sleep(ucp_worker_h worker, uint64_t timeout_ns, _Atomic uint64_t *sleeps)
@@ -82,17 +88,13 @@ void fabric_wait(lode_fabric_h fabric, uint64_t until_ns)
 {
     if (fabric_round(fabric))
         return;
-    uint64_t now = lode_now_ns(), idle = now - fabric->moved_ns, spin = (uint64_t)fabric->params.spin_us * 1000;
-    if (idle < spin)
-        return;
-    if (idle < spin + YIELD_NS) {
-        sched_yield();
-        return;
+    uint64_t now = lode_now_ns(), idle = now - fabric->moved_ns;
+    if (idle < (uint64_t)fabric->params.spin_us * 1000) {
+        fabric_pause(idle);
+    } else if (until_ns > now) {
+        uint64_t left = until_ns - now;
+        fabric_sleep(fabric->client, left < SLEEP_NS ? left : SLEEP_NS, &fabric->counters.sleeps);
     }
-    if (until_ns <= now)
-        return;
-    uint64_t left = until_ns - now;
-    fabric_sleep(fabric->client, left < SLEEP_NS ? left : SLEEP_NS, &fabric->counters.sleeps);
 }
 
 void lode_fabric_progress(lode_fabric_h fabric)

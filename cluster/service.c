@@ -284,15 +284,16 @@ static void *service_main(void *argument)
     lode_fabric_h fabric = argument;
     uint64_t spin = (uint64_t)fabric->params.spin_us * 1000, moved_ns = lode_now_ns();
     while (!atomic_load_explicit(&fabric->service->stop, memory_order_acquire)) {
-        uint64_t now = 0;
-        if (service_round(fabric) || (now = lode_now_ns()) - moved_ns < spin) {
-            if (now == 0)
-                moved_ns = lode_now_ns();
-            continue;
+        bool moved = service_round(fabric);
+        uint64_t now = lode_now_ns(), idle = now - moved_ns;
+        if (moved) {
+            moved_ns = now;
+        } else if (idle < spin) {
+            fabric_pause(idle);
+        } else {
+            fabric_sleep(fabric->service_worker, SERVICE_SLEEP_NS, &fabric->counters.sleeps);
+            moved_ns = lode_now_ns(); /* after a sleep it is worth looking for a while */
         }
-        fabric_sleep(fabric->service_worker, SERVICE_SLEEP_NS, &fabric->counters.sleeps);
-        /* after a sleep it is worth looking for a while */
-        moved_ns = lode_now_ns();
     }
     return NULL;
 }
