@@ -131,6 +131,8 @@ static lode_status_t tune(ucp_config_t *config, const char *name, const char *va
 static lode_status_t context_create(lode_fabric_h fabric)
 {
     ucp_config_t *config;
+    /* UCX warns of settings for a transport that it does not use; beside shared memory it does not use TCP. */
+    bool sockets = fabric_may_tcp() && (!getenv("UCX_TLS") || !fabric_may_share());
     LODE_TRY(FABRIC_UCX(ucp_config_read(NULL, NULL, &config)));
     lode_status_t status = tune(config, "KEEPALIVE_INTERVAL", "1s");
     /*
@@ -145,9 +147,9 @@ static lode_status_t context_create(lode_fabric_h fabric)
     /* A reply in one piece, so that UCX does not put it together in memory of its own first. */
     char piece[32];
     snprintf(piece, sizeof piece, "%zu", fabric->reply_capacity + 16 * MESSAGE_HEADER_MAX);
-    if (status == LODE_OK && fabric_may_tcp())
+    if (status == LODE_OK && sockets)
         status = tune(config, "TCP_RX_SEG_SIZE", piece);
-    if (status == LODE_OK && fabric_may_tcp())
+    if (status == LODE_OK && sockets)
         status = tune(config, "TCP_MAX_IOV", TCP_RUNS);
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,

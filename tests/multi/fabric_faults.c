@@ -37,6 +37,7 @@ static void stop_self(pages_t *p)
 {
     (void)p;
     kill(getpid(), SIGSTOP);
+    usleep(200000); /* until all threads have stopped; none of them may be writing to a queue of UCX's shared memory */
 }
 
 static double seconds_since(uint64_t begin)
