@@ -120,11 +120,10 @@ static lode_status_t join_mpi(lode_fabric_h fabric)
 
 /* ---------------------------------------------------------------------- UCX */
 
-/** Set an option of UCX unless the user did. */
-static lode_status_t tune(ucp_config_t *config, const char *name, const char *value)
+/** Set an option of UCX unless the user did by its variable. UCX knows those of transports without their prefix here.
+ */
+static lode_status_t tune(ucp_config_t *config, const char *variable, const char *name, const char *value)
 {
-    char variable[64];
-    snprintf(variable, sizeof variable, "UCX_%s", name);
     return getenv(variable) ? LODE_OK : FABRIC_UCX(ucp_config_modify(config, name, value));
 }
 
@@ -134,23 +133,23 @@ static lode_status_t context_create(lode_fabric_h fabric)
     /* UCX warns of settings for a transport that it does not use; beside shared memory it does not use TCP. */
     bool sockets = fabric_may_tcp() && (!getenv("UCX_TLS") || !fabric_may_share());
     LODE_TRY(FABRIC_UCX(ucp_config_read(NULL, NULL, &config)));
-    lode_status_t status = tune(config, "KEEPALIVE_INTERVAL", "1s");
+    lode_status_t status = tune(config, "UCX_KEEPALIVE_INTERVAL", "KEEPALIVE_INTERVAL", "1s");
     /*
      * UCX's shared-memory queues have many senders and one order: a sender that is killed or stopped between
      * taking a slot and filling it blocks the queue for all others. (Seen in 1 of 70 kills.) So messages go by
      * them only if UCX_TLS asks for it; the memory of neighbours is read without UCX, see path.c.
      */
     if (status == LODE_OK && !getenv("UCX_TLS"))
-        status = tune(config, "TLS", "^shm");
+        status = tune(config, "UCX_TLS", "TLS", "^shm");
     else if (status == LODE_OK && fabric_may_share())
-        status = tune(config, "MM_ERROR_HANDLING", "y");
+        status = tune(config, "UCX_MM_ERROR_HANDLING", "MM_ERROR_HANDLING", "y");
     /* A reply in one piece, so that UCX does not put it together in memory of its own first. */
     char piece[32];
     snprintf(piece, sizeof piece, "%zu", fabric->reply_capacity + 16 * MESSAGE_HEADER_MAX);
     if (status == LODE_OK && sockets)
-        status = tune(config, "TCP_RX_SEG_SIZE", piece);
+        status = tune(config, "UCX_TCP_RX_SEG_SIZE", "RX_SEG_SIZE", piece);
     if (status == LODE_OK && sockets)
-        status = tune(config, "TCP_MAX_IOV", TCP_RUNS);
+        status = tune(config, "UCX_TCP_MAX_IOV", "MAX_IOV", TCP_RUNS);
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
