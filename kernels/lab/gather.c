@@ -92,7 +92,8 @@ static void version4(uint8_t *dst, const uint8_t *const *src, size_t count, size
     spread(dst, src, count, bytes, 1, true);
 }
 
-/* 5: the same four ahead: records. Versions 4 (from 2 KiB on) and 5 are in kernels/. */
+/* 5: the same four ahead: records. Versions 4 (from 2 KiB on) and 5 are in kernels/, by vectors of 32 bytes, which are
+ * a little quicker: fewer of them lie across two lines. */
 static void version5(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes)
 {
     spread(dst, src, count, bytes, 4, true);
