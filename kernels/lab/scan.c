@@ -138,7 +138,7 @@ INLINE void scan_with(plan_t plan, uint32_t group, const scan_t *scan)
     }
 /* 1: both halves of a tile, so that a query word is loaded once. The compiler spills what it reorders. */
 VERSION(1, false, 0, 2)
-/* 2: sums pinned: they stay in registers. */
+/* 2: sums pinned, so that they stay in registers: no gain by itself. */
 VERSION(2, true, 0, 2)
 /* 3: lines asked for 1 KiB ahead: memory does not stop at the end of each 4 KiB. Too near. */
 VERSION(3, true, 1024, 2)
