@@ -64,6 +64,8 @@ lode_kernel_row_t *lode_kernels_row(lode_kernels_bench_t *bench, const char *ker
 /** Measure a row whose figure and floor are rates: the unit is 10^9 of what slices count, the ratio figure / floor. */
 void lode_kernels_rate_row(lode_kernels_bench_t *bench, lode_kernel_row_t *row, const lode_kernel_work_t *figure,
                            const lode_kernel_work_t *floor, double unit);
+/** The target of the current level: the machine's limit, or for AVX2 what was measured when it was set. */
+double lode_kernels_target(const lode_kernels_bench_t *bench, double widest, double avx2);
 /** Say in the row why it falls short, if it does. */
 void lode_kernels_explain(lode_kernel_row_t *row, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /** Add the row of more threads against one, if this machine has them. */

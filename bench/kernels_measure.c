@@ -84,6 +84,11 @@ void lode_kernels_rate_row(lode_kernels_bench_t *b, lode_kernel_row_t *row, cons
     row->ratio = row->figure / row->floor;
 }
 
+double lode_kernels_target(const lode_kernels_bench_t *b, double widest, double avx2)
+{
+    return strcmp(b->level, "avx2") == 0 ? avx2 : widest;
+}
+
 void lode_kernels_explain(lode_kernel_row_t *row, const char *format, ...)
 {
     va_list arguments;

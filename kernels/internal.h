@@ -254,15 +254,22 @@ extern float lode_higgs_columns4[4][256];
 
 /* -------------------------------------------------------------------- top-k */
 
+/** What one pass over the scores finds of those ≥ some low bound. */
+typedef struct lode_topk_found {
+    uint32_t *above;          /**< indices of the scores > high, ascending; room for `most` */
+    uint32_t *between, *keys; /**< indices of the others, ascending, and their order keys; room for `room` */
+    size_t most, room;
+    size_t above_count, between_count; /**< how many there are; more than most or room: not all are stored */
+} lode_topk_found_t;
+
 /** What an instruction set lends to lode_topk_bracket(). Scores are never NaN. */
 typedef struct lode_topk_parts {
-    /** How many scores are > high; the order keys of those in [low, high] go to `keys` until it is full. */
-    size_t (*collect)(const float *scores, size_t n, float low, float high, uint32_t *keys, size_t room, size_t *found);
+    void (*collect)(const float *scores, size_t n, float low, float high, lode_topk_found_t *found);
     /** Indices of the scores > threshold and of the first `ties` that equal it. */
     void (*emit)(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out);
 } lode_topk_parts_t;
 
-/** Exact top-k in two passes: a sample brackets the k-th score, one pass collects the bracket, one writes indices. */
+/** Exact top-k in one pass: a sample brackets the k-th score, the pass notes what is above and what is inside. */
 size_t lode_topk_bracket(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *out);
 /** The k-th greatest key (1 ≤ k ≤ n) by three histograms over all; *above is how many keys are greater. */
 uint32_t lode_scalar_kth(const float *scores, size_t n, size_t k, size_t *above);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/internal.h"
 
-#define ROOM 32768 /* keys on the stack: 128 KiB */
+#define ROOM 32768 /* scores that may lie in the bracket; three words each on the stack: 384 KiB */
 #define LEAST_SAMPLE 1024
 #define BUCKETS 2048
 
@@ -70,21 +70,54 @@ static void bracket(const float *scores, size_t n, size_t k, uint32_t *keys, uin
         *low = sample_kth(scores, n, (size_t)size, (size_t)(rank + margin), keys);
 }
 
-static uint32_t find_kth(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, size_t *above)
+/* All scores are few enough for the stack, or the bracket failed: crowded ties, or a sample that misled. */
+static void choose_from_all(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *keys,
+                            uint32_t *out)
 {
-    uint32_t keys[ROOM], low, high;
-    if (n <= ROOM) {
-        for (size_t i = 0; i < n; i++)
-            keys[i] = lode_order_key(scores[i]);
-        return kth_of_all(keys, n, k, above);
+    size_t above;
+    uint32_t threshold;
+    for (size_t i = 0; n <= ROOM && i < n; i++)
+        keys[i] = lode_order_key(scores[i]);
+    threshold = n <= ROOM ? kth_of_all(keys, n, k, &above) : lode_scalar_kth(scores, n, k, &above);
+    parts->emit(scores, n, lode_key_score(threshold), k - above, out);
+}
+
+/* Keep those of the bracket whose key is above the threshold, and the first `ties` that equal it. */
+static size_t keep_chosen(lode_topk_found_t *found, uint32_t threshold, size_t ties)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < found->between_count; i++) {
+        bool equal = found->keys[i] == threshold, chosen = found->keys[i] > threshold || (equal && ties);
+        found->between[kept] = found->between[i];
+        kept += chosen;
+        ties -= equal && ties;
     }
-    bracket(scores, n, k, keys, &low, &high);
-    size_t found, over = parts->collect(scores, n, lode_key_score(low), lode_key_score(high), keys, ROOM, &found);
-    if (over >= k || over + found < k || found > ROOM)
-        return lode_scalar_kth(scores, n, k, above); /* crowded ties, or a sample that misled: count all */
-    uint32_t key = kth_key(keys, found, k - over, low, high, above);
-    *above += over;
-    return key;
+    return kept;
+}
+
+/* Put n ascending indices among the ascending ones that are in out already. */
+static void merge_in(uint32_t *out, size_t there, const uint32_t *more, size_t n)
+{
+    for (size_t at = there + n; n; at--)
+        out[at - 1] = there && out[there - 1] > more[n - 1] ? out[--there] : more[--n];
+}
+
+/* @return whether the bracket held. */
+static bool choose_by_bracket(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *work,
+                              uint32_t *out)
+{
+    uint32_t low, high, between[ROOM], keys[ROOM];
+    size_t above;
+    bracket(scores, n, k, work, &low, &high);
+    lode_topk_found_t found = {.above = out, .between = between, .keys = keys, .most = k, .room = ROOM};
+    parts->collect(scores, n, lode_key_score(low), lode_key_score(high), &found);
+    if (found.above_count >= k || found.between_count > ROOM || found.above_count + found.between_count < k)
+        return false;
+    memcpy(work, keys, found.between_count * sizeof *keys);
+    uint32_t threshold = kth_key(work, found.between_count, k - found.above_count, low, high, &above);
+    size_t kept = keep_chosen(&found, threshold, k - found.above_count - above);
+    merge_in(out, found.above_count, between, kept);
+    return true;
 }
 
 size_t lode_topk_bracket(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *out)
@@ -96,8 +129,8 @@ size_t lode_topk_bracket(const lode_topk_parts_t *parts, const float *scores, si
     }
     if (k == 0)
         return 0;
-    size_t above;
-    uint32_t threshold = find_kth(parts, scores, n, k, &above);
-    parts->emit(scores, n, lode_key_score(threshold), k - above, out);
+    uint32_t work[ROOM];
+    if (n <= ROOM || !choose_by_bracket(parts, scores, n, k, work, out))
+        choose_from_all(parts, scores, n, k, work, out);
     return k;
 }

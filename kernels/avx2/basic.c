@@ -144,8 +144,8 @@ LODE_INLINE void copy_piece(uint8_t *dst, const uint8_t *src, size_t bytes, cons
 
 /*
  * Two lines and the end of the piece after the one that is asked for: enough for the second-level cache to begin on
- * its own. Pages come at 1.2 times the rate so; more lines, streaming stores or a string copy were all slower
- * (docs/kernels.md).
+ * its own. Wider vectors (AVX-512 has no form of its own), streaming stores and a string copy were all slower:
+ * lab/gather.c.
  */
 void lode_avx2_gather(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes)
 {

@@ -41,6 +41,8 @@ void lode_avx2_group_max(const float *x, size_t stride, const float *shift, uint
     }
 }
 
+#define AHEAD 1024 /* scores that are asked for before they are due: memory comes by itself only to a page's end */
+
 /* Which of 8 scores are ≥ bound. */
 LODE_INLINE uint32_t reach_of(const float *scores, size_t left, __m256 bound)
 {
@@ -49,23 +51,29 @@ LODE_INLINE uint32_t reach_of(const float *scores, size_t left, __m256 bound)
     return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ)) & some;
 }
 
-static size_t collect(const float *scores, size_t n, float low, float high, uint32_t *keys, size_t room, size_t *found)
+static void collect(const float *scores, size_t n, float low, float high, lode_topk_found_t *found)
 {
-    size_t over = 0, kept = 0;
+    size_t above = 0, between = 0;
     const __m256 bound = _mm256_set1_ps(low);
-    for (size_t i = 0; i < n; i += 8)
+    for (size_t i = 0; i < n; i += 8) {
+        _mm_prefetch((const char *)(scores + i + AHEAD), _MM_HINT_T0);
         for (uint32_t reach = reach_of(scores + i, n - i, bound); reach; reach &= reach - 1) {
-            float score = scores[i + (size_t)__builtin_ctz(reach)];
-            if (score > high) {
-                over++;
+            size_t at = i + (size_t)__builtin_ctz(reach);
+            if (scores[at] > high) {
+                if (above < found->most)
+                    found->above[above] = (uint32_t)at;
+                above++;
                 continue;
             }
-            if (kept < room)
-                keys[kept] = lode_order_key(score);
-            kept++;
+            if (between < found->room) {
+                found->keys[between] = lode_order_key(scores[at]);
+                found->between[between] = (uint32_t)at;
+            }
+            between++;
         }
-    *found = kept;
-    return over;
+    }
+    found->above_count = above;
+    found->between_count = between;
 }
 
 static void emit(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out)

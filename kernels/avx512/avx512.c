@@ -17,7 +17,6 @@ void lode_avx512_fill(lode_ops_t *ops)
     ops->logsumexp = lode_avx512_logsumexp;
     ops->group_max = lode_avx512_group_max;
     ops->topk = lode_avx512_topk;
-    ops->gather = lode_avx512_gather;
     ops->attend = lode_avx512_attend;
     ops->merge = lode_avx512_merge;
 }

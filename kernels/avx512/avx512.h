@@ -18,7 +18,6 @@ size_t lode_avx512_first_nonfinite(const float *x, size_t n);
 void lode_avx512_rotate(float *x, uint32_t rows, uint32_t dim, const float *cosine, const float *sine);
 void lode_avx512_hadamard(float *x, uint32_t rows, uint32_t dim);
 void lode_avx512_dot_rows(const float *a, const float *x, uint32_t rows, uint32_t dim, float *y);
-void lode_avx512_gather(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes);
 void lode_avx512_merge(float *out, float *lse, const float *part, const float *part_lse, uint32_t rows, uint32_t dim);
 
 void lode_avx512_record_encode(lode_format_t format, uint32_t dim, const float *k, const float *v, uint32_t tag,

@@ -127,42 +127,6 @@ void lode_avx512_dot_rows(const float *a, const float *x, uint32_t rows, uint32_
     }
 }
 
-/* Copy a piece, and ask line by line for one that comes later. */
-LODE_INLINE void copy_piece(uint8_t *dst, const uint8_t *src, size_t bytes, const uint8_t *next)
-{
-    size_t at = 0;
-    for (; at + 64 <= bytes; at += 64) {
-        _mm_prefetch(next + at, _MM_HINT_T0);
-        _mm512_storeu_si512(dst + at, _mm512_loadu_si512(src + at));
-    }
-    _mm_prefetch(next + bytes - 1, _MM_HINT_T0);
-    if (at < bytes) {
-        __mmask64 some = ~(uint64_t)0 >> (64 - (bytes - at));
-        _mm_prefetch(next + at, _MM_HINT_T0);
-        _mm512_mask_storeu_epi8(dst + at, some, _mm512_maskz_loadu_epi8(some, src + at));
-    }
-}
-
-/*
- * Two lines and the end of the piece after the one that is asked for: enough for the second-level cache to begin on
- * its own. Pages come at 1.2 times the rate so; more lines, streaming stores or a string copy were all slower
- * (docs/kernels.md).
- */
-void lode_avx512_gather(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes)
-{
-    const size_t ahead = bytes >= 2048 ? 1 : 4;
-    for (size_t i = 0; bytes && i < count; i++, dst += bytes) {
-        const uint8_t *next = src[i + ahead < count ? i + ahead : i];
-        if (i + ahead + 1 < count) {
-            const char *later = (const char *)src[i + ahead + 1];
-            _mm_prefetch(later, _MM_HINT_T1);
-            _mm_prefetch(later + 128, _MM_HINT_T1);
-            _mm_prefetch(later + bytes - 1, _MM_HINT_T1);
-        }
-        copy_piece(dst, src[i], bytes, next);
-    }
-}
-
 void lode_avx512_merge(float *out, float *lse, const float *part, const float *part_lse, uint32_t rows, uint32_t dim)
 {
     for (uint32_t row = 0; row < rows; row++, out += dim, part += dim) {

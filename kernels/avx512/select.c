@@ -2,6 +2,8 @@
 /* What stands between scores and chosen tokens. */
 #include "kernels/avx512/avx512.h"
 
+#define AHEAD 1024 /* scores that are asked for before they are due: memory comes by itself only to a page's end */
+
 float lode_avx512_logsumexp(const float *x, size_t n)
 {
     __m512 most = _mm512_set1_ps(-INFINITY);
@@ -36,28 +38,35 @@ void lode_avx512_group_max(const float *x, size_t stride, const float *shift, ui
     }
 }
 
-static size_t collect(const float *scores, size_t n, float low, float high, uint32_t *keys, size_t room, size_t *found)
+static void collect(const float *scores, size_t n, float low, float high, lode_topk_found_t *found)
 {
+    const __m512i step = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const __m512i top = _mm512_set1_epi32((int32_t)0x80000000u);
-    size_t over = 0, kept = 0;
+    size_t above = 0, between = 0;
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 some = lanes(n - i);
+        _mm_prefetch(scores + i + AHEAD, _MM_HINT_T0);
         __m512 x = _mm512_add_ps(_mm512_maskz_loadu_ps(some, scores + i), _mm512_setzero_ps());
         __mmask16 reach = _mm512_mask_cmp_ps_mask(some, x, _mm512_set1_ps(low), _CMP_GE_OQ);
         if (!reach)
             continue;
-        __mmask16 above = _mm512_mask_cmp_ps_mask(reach, x, _mm512_set1_ps(high), _CMP_GT_OQ);
-        over += (size_t)__builtin_popcount(above);
-        __mmask16 between = reach & (__mmask16)~above;
-        if (kept + 16 <= room) { /* lode_order_key */
+        __m512i index = _mm512_add_epi32(step, _mm512_set1_epi32((int32_t)i));
+        __mmask16 over = _mm512_mask_cmp_ps_mask(reach, x, _mm512_set1_ps(high), _CMP_GT_OQ);
+        __mmask16 inside = reach & (__mmask16)~over;
+        size_t overs = (size_t)__builtin_popcount(over), insides = (size_t)__builtin_popcount(inside);
+        if (over && above + overs <= found->most)
+            _mm512_mask_compressstoreu_epi32(found->above + above, over, index);
+        if (between + insides <= found->room) { /* lode_order_key */
             __m512i bits = _mm512_castps_si512(x);
             bits = _mm512_xor_si512(bits, _mm512_or_si512(_mm512_srai_epi32(bits, 31), top));
-            _mm512_mask_compressstoreu_epi32(keys + kept, between, bits);
+            _mm512_mask_compressstoreu_epi32(found->keys + between, inside, bits);
+            _mm512_mask_compressstoreu_epi32(found->between + between, inside, index);
         }
-        kept += (size_t)__builtin_popcount(between);
+        above += overs;
+        between += insides;
     }
-    *found = kept + 16 <= room ? kept : room + 1; /* near the end a vector may have been left out */
-    return over;
+    found->above_count = above;
+    found->between_count = between;
 }
 
 static void emit(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out)
