@@ -214,8 +214,7 @@ static lode_status_t prepare(lode_fabric_h fabric)
     LODE_TRY(worker_create(fabric, &fabric->service_worker));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_REPLY, fabric_on_reply));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_FETCH_REPLY, fabric_on_fetch_reply));
-    bool shared = fabric_may_share() && params->path != LODE_PATH_BATCHED;
-    LODE_TRY(fabric_region_create(fabric, params->arena_bytes, shared, &fabric->arena));
+    LODE_TRY(fabric_region_create(fabric, params->arena_bytes, fabric_arena_shared(fabric), &fabric->arena));
     LODE_TRY(fabric_region_create(fabric, params->landing_bytes * LODE_LANDINGS, false, &fabric->landing));
     LODE_TRY(fabric_region_create(fabric, fabric->reply_capacity * FABRIC_REPLIES, false, &fabric->replies));
     LODE_TRY(fabric_service_create(fabric));

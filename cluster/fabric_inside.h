@@ -176,6 +176,8 @@ lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t ti
 /** Memory that this process may still take, in bytes: the machine's and its control group's. */
 uint64_t fabric_memory_available(void);
 lode_status_t fabric_memory_check(lode_fabric_h fabric);
+/** Whether other ranks of this host may map this rank's arena. */
+bool fabric_arena_shared(lode_fabric_h fabric);
 /** @p shared: a memory file that other ranks of this host can map. Not touched; huge pages where there are some. */
 lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool shared, fabric_region_t *region);
 void fabric_region_destroy(lode_fabric_h fabric, fabric_region_t *region);

@@ -48,11 +48,28 @@ uint64_t fabric_memory_available(void)
     return available;
 }
 
+/** Whether the pool of huge pages holds as much as all ranks of this host ask for. */
+static bool huge_pages_for(lode_fabric_h fabric, size_t bytes)
+{
+    uint64_t pages = 0;
+    int local = 1;
+    MPI_Comm_size(fabric->node_comm, &local);
+    read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "", &pages);
+    return pages * HUGE_PAGE >= (uint64_t)local * (bytes + HUGE_PAGE);
+}
+
+bool fabric_arena_shared(lode_fabric_h fabric)
+{
+    return fabric_may_share() && fabric->params.path != LODE_PATH_BATCHED;
+}
+
 /* Pages come into being when they are first written; without this a host that promised too much would
    end in the kernel's out-of-memory killer, long after the start. */
 lode_status_t fabric_memory_check(lode_fabric_h fabric)
 {
-    uint64_t mine = fabric->params.arena_bytes + fabric->params.landing_bytes * LODE_LANDINGS, all = 0;
+    uint64_t mine = fabric->params.landing_bytes * LODE_LANDINGS, all = 0;
+    if (!fabric_arena_shared(fabric) || !huge_pages_for(fabric, fabric->params.arena_bytes))
+        mine += fabric->params.arena_bytes; /* what the pool of huge pages holds does not count as available */
     LODE_TRY(FABRIC_MPI(MPI_Allreduce(&mine, &all, 1, MPI_UINT64_T, MPI_SUM, fabric->node_comm)));
     uint64_t available = fabric_memory_available();
     LODE_TRY(FABRIC_MPI(MPI_Bcast(&available, 1, MPI_UINT64_T, 0, fabric->node_comm)));
@@ -107,16 +124,6 @@ static void binding_end(binding_t *binding)
     hwloc_bitmap_free(binding->old);
     if (binding->topology)
         hwloc_topology_destroy(binding->topology);
-}
-
-/** Whether the pool of huge pages holds as much as all ranks of this host ask for. */
-static bool huge_pages_for(lode_fabric_h fabric, size_t bytes)
-{
-    uint64_t pages = 0;
-    int local = 1;
-    MPI_Comm_size(fabric->node_comm, &local);
-    read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "", &pages);
-    return pages * HUGE_PAGE >= (uint64_t)local * (bytes + HUGE_PAGE);
 }
 
 /* Pages of the pool are reserved when they are mapped: it fails here or never. */
