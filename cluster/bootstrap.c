@@ -216,7 +216,8 @@ static lode_status_t prepare(lode_fabric_h fabric)
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_FETCH_REPLY, fabric_on_fetch_reply));
     LODE_TRY(fabric_region_create(fabric, params->arena_bytes, fabric_arena_shared(fabric), &fabric->arena));
     LODE_TRY(fabric_region_create(fabric, params->landing_bytes * LODE_LANDINGS, false, &fabric->landing));
-    LODE_TRY(fabric_region_create(fabric, fabric->reply_capacity * FABRIC_REPLIES, false, &fabric->replies));
+    LODE_TRY(
+        fabric_region_create(fabric, fabric->reply_capacity * fabric_reply_count(fabric), false, &fabric->replies));
     LODE_TRY(fabric_service_create(fabric));
     LODE_TRY(fabric_calls_create(fabric));
     return fabric_fetches_create(fabric);

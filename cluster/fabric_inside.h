@@ -27,8 +27,13 @@ enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REP
 #define FABRIC_FETCHES 2
 /** One-sided reads of one peer under way at once. */
 #define FABRIC_GETS_MAX 256
-/** Reply buffers of an owner: as many replies are packed or being sent at once. */
-#define FABRIC_REPLIES 16
+/**
+ * Reply buffers of an owner: two for every rank, that nobody else can take, and some that whoever comes first can,
+ * but only so many each. A requester that stops listening keeps those it has.
+ */
+#define FABRIC_REPLIES_RANK 2u
+#define FABRIC_REPLIES_SHARED 16u
+#define FABRIC_REPLIES_MOST 10u
 /** Calls with large payloads that an owner receives at once. */
 #define FABRIC_RECEIVES 8
 #define FABRIC_SHARED_MAX 8
@@ -71,6 +76,7 @@ typedef struct fabric_link {
 typedef struct fabric_peer {
     fabric_link_t asks;    /**< client: our client worker → its service worker */
     fabric_link_t answers; /**< service: our service worker → its client worker */
+    uint32_t replies;      /**< service: reply buffers on their way to it */
     ucp_rkey_h rkey;       /**< client: of its arena, for asks.ep */
     const uint8_t *mapped; /**< client: its arena in this process, if it is on this host */
     bool one_sided;
@@ -259,6 +265,11 @@ ucs_status_t fabric_on_fetch_reply(void *argument, const void *header, size_t he
                                    const ucp_am_recv_param_t *param);
 ucs_status_t fabric_on_reply(void *argument, const void *header, size_t header_bytes, void *data, size_t bytes,
                              const ucp_am_recv_param_t *param);
+
+static inline uint32_t fabric_reply_count(lode_fabric_h fabric)
+{
+    return FABRIC_REPLIES_SHARED + FABRIC_REPLIES_RANK * fabric->ranks;
+}
 
 /** Fields that every send of ours sets. */
 static inline ucp_request_param_t fabric_send_param(ucp_send_nbx_callback_t done, void *user, uint32_t flags)

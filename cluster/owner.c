@@ -19,7 +19,7 @@
 
 lode_status_t owner_create(lode_fabric_h fabric)
 {
-    for (uint32_t i = 0; i < FABRIC_REPLIES; i++) {
+    for (uint32_t i = 0; i < fabric_reply_count(fabric); i++) {
         service_answer_t *answer = calloc(1, sizeof *answer);
         if (!answer)
             return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for a reply", sizeof *answer);
@@ -199,34 +199,58 @@ static size_t pack(lode_fabric_h fabric, const service_fetch_t *fetch, uint8_t *
     return (size_t)(at - out) + count * bytes;
 }
 
+/** Take the first waiting fetch whose requester may have a reply buffer, and take that. */
+static service_fetch_t *next_fetch(lode_fabric_h fabric, service_answer_t **answer)
+{
+    fabric_service_t *service = fabric->service;
+    service_fetch_t *fetch = service->fetches_first, *before = NULL;
+    for (; fetch; before = fetch, fetch = fetch->next) {
+        uint32_t held = fabric->peers[fetch->from].replies;
+        if (held < FABRIC_REPLIES_RANK)
+            break;
+        if (held < FABRIC_REPLIES_MOST && service->shared_taken < FABRIC_REPLIES_SHARED)
+            break;
+    }
+    if (!fetch)
+        return NULL;
+    *(before ? &before->next : &service->fetches_first) = fetch->next;
+    if (service->fetches_last == fetch)
+        service->fetches_last = before;
+    service->fetches_waiting--;
+    *answer = service->fetch_answers;
+    service->fetch_answers = (*answer)->next;
+    (*answer)->to = fetch->from;
+    if (fabric->peers[fetch->from].replies++ >= FABRIC_REPLIES_RANK)
+        service->shared_taken++;
+    return fetch;
+}
+
 bool owner_pump(lode_fabric_h fabric)
 {
     fabric_service_t *service = fabric->service;
-    service_fetch_t *fetch = service->fetches_first;
-    service_answer_t *answer = service->fetch_answers;
-    if (!fetch || !answer)
+    service_answer_t *answer;
+    service_fetch_t *fetch = next_fetch(fabric, &answer);
+    if (!fetch)
         return false;
-    service->fetches_first = fetch->next;
-    service->fetches_waiting--;
     uint32_t missing[MESSAGE_MISSING_MAX];
     size_t missed = 0, bytes = fetch->bytes;
     if (!list_runs(fabric, fetch, answer)) {
         answer->run_count = 0;
         bytes = pack(fabric, fetch, answer->data, missing, &missed);
     }
-    if (missed > MESSAGE_MISSING_MAX) {
-        refuse(fabric, fetch->from, fetch->id, fetch->epoch, LODE_ERR_NOT_FOUND);
+    Lodemark__FetchReply reply = LODEMARK__FETCH_REPLY__INIT;
+    reply.id = fetch->id;
+    reply.epoch = fetch->epoch;
+    reply.from = fabric->rank;
+    if (missed > MESSAGE_MISSING_MAX) { /* too many to name: it is none of these */
+        reply.status = LODE_ERR_NOT_FOUND;
+        bytes = 0;
     } else {
-        Lodemark__FetchReply reply = LODEMARK__FETCH_REPLY__INIT;
-        reply.id = fetch->id;
-        reply.epoch = fetch->epoch;
-        reply.from = fabric->rank;
         reply.missing = missing;
         reply.n_missing = missed;
-        service->fetch_answers = answer->next;
-        service_send(fabric, fetch->from, FABRIC_AM_FETCH_REPLY, answer,
-                     lodemark__fetch_reply__pack(&reply, answer->header), bytes);
     }
+    service_send(fabric, fetch->from, FABRIC_AM_FETCH_REPLY, answer,
+                 lodemark__fetch_reply__pack(&reply, answer->header), bytes);
     fetch->next = service->fetches_free;
     service->fetches_free = fetch;
     return true;

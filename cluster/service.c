@@ -32,7 +32,12 @@ service_answer_t *service_answer_take(lode_fabric_h fabric)
 static void answer_give_back(service_answer_t *answer)
 {
     fabric_service_t *service = answer->fabric->service;
-    service_answer_t **list = answer->data ? &service->fetch_answers : &service->call_answers;
+    service_answer_t **list = &service->call_answers;
+    if (answer->data) {
+        list = &service->fetch_answers;
+        if (answer->fabric->peers[answer->to].replies-- > FABRIC_REPLIES_RANK)
+            service->shared_taken--;
+    }
     answer->next = *list;
     *list = answer;
 }

@@ -16,6 +16,7 @@ typedef struct service_answer {
     struct service_answer *next;
     lode_fabric_h fabric;
     uint8_t *data;    /**< of a fetch: a reply buffer; NULL: a call's answer */
+    uint32_t to;      /**< with data: who is sent it */
     size_t run_count; /**< 0: data is sent, else these */
     ucp_dt_iov_t runs[SERVICE_RUNS_MAX];
     uint8_t header[MESSAGE_HEADER_MAX];
@@ -47,6 +48,7 @@ struct fabric_service {
     _Atomic bool stop;
     uint32_t lost_seen;
     service_answer_t *call_answers, *fetch_answers; /**< free ones */
+    uint32_t shared_taken;                          /**< of the reply buffers that are nobody's own */
     service_receive_t *receives_free, *receives_first, *receives_last;
     uint32_t receiving, receives_waiting;
     service_fetch_t *fetches_free, *fetches_first, *fetches_last;

@@ -199,6 +199,33 @@ static void stopped(void)
     }
 }
 
+/* A rank asks for a lot and stops before it has read the answers: its owners go on serving the others. */
+static void deaf(void)
+{
+    static lode_fetch_item_t items[2][20000];
+    if (pages.rank == VICTIM) {
+        lode_fetch_t fetch[2];
+        for (uint32_t f = 0; f < 2; f++) {
+            uint32_t count = pages_items(items[f], 900, params.landing_bytes, f);
+            fetch[f] = pages_fetch(&pages, items[f], count);
+            CHECK(lode_fabric_fetch(pages.fabric, &fetch[f]) == LODE_OK, "the stopped rank's fetch");
+        }
+        stop_self(&pages);
+        for (uint32_t f = 0; f < 2; f++) {
+            CHECK(lode_fabric_fetch_wait(pages.fabric, &fetch[f]) == LODE_OK, "after it went on");
+            CHECK(pages_landed(&pages, &fetch[f]), "landed records are not what they should be");
+            lode_fabric_fetch_release(pages.fabric, &fetch[f]);
+        }
+        return;
+    }
+    usleep(500000);
+    for (uint64_t round = 0; round < 30; round++)
+        CHECK(fetch_some(round, 4) == LODE_OK, "while a rank does not listen");
+    sleep(1);
+    if (pages.rank == 0)
+        kill(victim_pid, SIGCONT);
+}
+
 /* Ranks leave one after another, without a fault. */
 static void leaving(void)
 {
@@ -212,9 +239,13 @@ static const struct {
     void (*victim)(pages_t *); /**< what happens to it in the midst of serving */
     int signal;                /**< and where it is not asked: reads are one-sided */
     bool dies;
-} cases[] = {{"killed", killed, kill_self, SIGKILL, true},    {"shot", shot, NULL, 0, true},
-             {"alone", alone, kill_self, SIGKILL, true},      {"called", called, NULL, 0, true},
-             {"stopped", stopped, stop_self, SIGSTOP, false}, {"leaving", leaving, NULL, 0, false}};
+} cases[] = {{"killed", killed, kill_self, SIGKILL, true},
+             {"shot", shot, NULL, 0, true},
+             {"alone", alone, kill_self, SIGKILL, true},
+             {"called", called, NULL, 0, true},
+             {"stopped", stopped, stop_self, SIGSTOP, false},
+             {"deaf", deaf, NULL, 0, false},
+             {"leaving", leaving, NULL, 0, false}};
 
 static void run(size_t which)
 {
@@ -255,6 +286,10 @@ int main(int argc, char **argv)
     params.reply_bytes = 16384;
     params.fetch_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 300 : 5000;
     params.call_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 500 : 10000;
+    if (strcmp(argv[1], "deaf") == 0) {
+        params.fetch_deadline_ms = 1000;
+        params.credit_bytes = (size_t)32 << 20; /* more than sockets hold */
+    }
     if (pages_open(&pages, &params) != LODE_OK) {
         fprintf(stderr, "rank %d: %s\n", rank, lode_error_message());
         MPI_Abort(MPI_COMM_WORLD, 1);
