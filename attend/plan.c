@@ -4,7 +4,11 @@
 
 #include "attend/step.h"
 
-/* Bounds of a tile beside the landing buffer: what its tables hold. A page of 256 heads always fits. */
+/*
+ * Bounds of a tile: what its tables hold, and what the landing buffer would have to hold if nothing were here already.
+ * So tiles are cut alike wherever the records are, and outputs, which are sums over tiles, are the same bit by bit.
+ * A page of 256 heads always fits.
+ */
 enum { TILE_RECORDS = 1 << 18, TILE_ITEMS = 1 << 16 };
 
 /* ---------------------------------------------------------------- who to ask */
@@ -144,8 +148,8 @@ static void add_run(lode_tile_t *tile, uint32_t block, uint32_t page)
 /* Fill a tile from where the last one ended, as far as its landing buffer and tables go. */
 static void plan(lode_step_state_t *step, lode_tile_t *tile)
 {
-    uint32_t landing = 0, heads = step->cluster->heads;
-    size_t room = lode_fabric_landing_bytes(step->cluster->fabric);
+    uint32_t landing = 0, items = 0, heads = step->cluster->heads;
+    size_t bytes = 0, room = lode_fabric_landing_bytes(step->cluster->fabric);
     tile->run_count = tile->fetch.count = 0;
     tile->record_count = 0;
     for (; step->plan_block < step->block_count; step->plan_block++, step->plan_page = 0) {
@@ -157,9 +161,11 @@ static void plan(lode_step_state_t *step, lode_tile_t *tile)
             uint32_t wanted = wanted_in_page(step, at, step->plan_page);
             if (!wanted)
                 continue;
-            if (tile->record_count + wanted > TILE_RECORDS || tile->fetch.count + heads > TILE_ITEMS ||
-                landing + wanted * at->block->record_bytes > room)
+            if (tile->record_count + wanted > TILE_RECORDS || items + heads > TILE_ITEMS ||
+                bytes + wanted * at->block->record_bytes > room)
                 return;
+            items += heads;
+            bytes += wanted * at->block->record_bytes;
             add_page(step, tile, step->plan_block, step->plan_page, &landing);
             add_run(tile, step->plan_block, step->plan_page);
         }

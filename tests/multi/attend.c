@@ -501,6 +501,46 @@ Test(attend, streams_share_a_step)
     agree();
 }
 
+/* Records in the own shard, in the hot cache or fetched: the output is the same bit by bit. */
+static void places_case(lode_policy_t policy)
+{
+    enum { DIM = 64, T = 3, OUT = T * QUERY_HEADS * DIM };
+    lode_geometry_t geometry = geometry_of(1, DIM);
+    lode_cluster_h cluster = join(&geometry, (const char *[]){"landing", "128KiB", "hot-cache", "256KiB", NULL});
+    const uint64_t tokens[] = {1500, 64, 900};
+    lode_block_h blocks[3];
+    model_block_t models[3];
+    make_documents(cluster, 3, tokens, DIM, LODE_FORMAT_BF16, "landmark2", blocks, models);
+    lode_view_h view = make_view(cluster, blocks, NULL, 3, -1, policy);
+    float *q = tensor(950, OUT), out[OUT], lse[T * QUERY_HEADS], theirs[OUT], their_lse[T * QUERY_HEADS];
+    for (int turn = 0; turn < 3; turn++) { /* the second finds records in the hot cache */
+        lode_stream_t stream = {
+            .view = view, .tokens = T, .position = 2464, .dtype = LODE_FP32, .q = q, .out = out, .lse = lse};
+        MUST(lode_step(cluster, 0, &stream, 1, NULL));
+        if (rank == 0 && turn == 0) {
+            memcpy(theirs, out, sizeof out);
+            memcpy(their_lse, lse, sizeof lse);
+        }
+        MPI_Bcast(theirs, OUT, MPI_FLOAT, 0, MPI_COMM_WORLD);
+        MPI_Bcast(their_lse, T * QUERY_HEADS, MPI_FLOAT, 0, MPI_COMM_WORLD);
+        CHECK(memcmp(theirs, out, sizeof out) == 0 && memcmp(their_lse, lse, sizeof lse) == 0, "turn %d", turn);
+    }
+    MUST(lode_view_destroy(&view));
+    close_blocks(blocks, 3);
+    MUST(lode_cluster_leave(&cluster));
+    agree();
+}
+
+Test(attend, dense_is_the_same_wherever_records_are)
+{
+    places_case(DENSE);
+}
+
+Test(attend, sparse_is_the_same_wherever_records_are)
+{
+    places_case((lode_policy_t){.budget_share = 0.3, .sinks = 4, .window = 64});
+}
+
 /* Tensor parallelism: ranks that own other KV heads keep blocks of one name apart. */
 Test(attend, kv_head_ranges)
 {
