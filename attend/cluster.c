@@ -93,7 +93,7 @@ static lode_status_t prepare_places(lode_cluster_h cluster, const char *domain)
         lode_info("%u replicas on %u nodes: owners of a page are different ranks, not different nodes",
                   cluster->replicas, cluster->domains);
     for (uint32_t i = 0; i < ranks; i++)
-        cluster->places[i].node = lode_mix(members[i].node, members[i].local_rank + 1);
+        cluster->places[i].node = lode_mix(members[i].node, i + 1);
     cluster->domains = count_domains(cluster->places, ranks);
     return LODE_OK;
 }
@@ -115,6 +115,10 @@ static lode_status_t create_fabric(lode_cluster_h cluster, const lode_options_t 
         .fetch_deadline_ms = (uint32_t)lode_options_count(options, "fetch-deadline"),
         .call_deadline_ms = (uint32_t)lode_options_count(options, "call-deadline"),
         .spin_us = (uint32_t)lode_options_count(options, "spin"),
+        .max_ranks = (uint32_t)lode_options_count(options, "max-ranks"),
+        .beat_ms = (uint32_t)lode_options_count(options, "heartbeat"),
+        .suspect_ms = (uint32_t)lode_options_count(options, "suspect"),
+        .lease_ms = (uint32_t)lode_options_count(options, "lease"),
         .handlers = {.serve = lode_serve,
                      .page = lode_serve_page,
                      .gather = local == LODE_OK ? cluster->ops->gather : NULL,
@@ -233,7 +237,7 @@ lode_status_t lode_cluster_leave(lode_cluster_h *handle)
     if (!handle || !*handle)
         return lode_fail(LODE_ERR_INVALID, "lode_cluster_leave: a NULL argument");
     lode_cluster_h cluster = *handle;
-    bool finalise = cluster->owns_mpi && lode_fabric_alive_count(cluster->fabric) == lode_fabric_ranks(cluster->fabric);
+    bool finalise = cluster->owns_mpi && lode_fabric_intact(cluster->fabric);
     free_parts(cluster);
     if (finalise)
         MPI_Finalize();

@@ -265,6 +265,7 @@ lode_status_t lode_fabric_call(lode_fabric_h fabric, uint32_t to, Lodemark__Call
     slot->id = call->id;
     fabric->calls_active++;
     fabric->calls_bytes += bytes;
+    atomic_fetch_add_explicit(&fabric->peers[to].calls, 1, memory_order_relaxed);
     return LODE_OK;
 }
 

@@ -28,6 +28,17 @@ typedef struct lode_fabric *lode_fabric_h;
 
 /* --------------------------------------------------------------- membership */
 
+/*
+ * A rank number is a *slot*. A slot whose process is lost can be taken again by a new process, and new slots can be
+ * added while the cluster runs; a slot's *incarnation* tells its processes apart. Who is a member is *agreed*: one
+ * rank, the decider (the lowest member that is not lost itself), numbers sets of members as epochs and announces them.
+ * A rank stops using a peer at once when its endpoint fails (lode_fabric_alive()); the epoch follows.
+ *
+ * With heartbeats (params.beat_ms) a rank that is silent for suspect_ms is removed as well, and a rank that has not
+ * heard from the decider for lease_ms is *fenced*: it goes on answering fetches and refuses calls, because the others
+ * may have gone on without it. Without heartbeats, endpoint errors alone remove members and nobody is ever fenced.
+ */
+
 typedef struct lode_member {
     uint64_t node; /**< stable id of its failure domain: hash of host name, or of LODEMARK_NODE */
     uint64_t arena_bytes;
@@ -37,20 +48,52 @@ typedef struct lode_member {
 } lode_member_t;
 
 uint32_t lode_fabric_rank(lode_fabric_h fabric);
+/** Slots in use, living or not. Any thread; only ever grows, up to lode_fabric_capacity(). */
 uint32_t lode_fabric_ranks(lode_fabric_h fabric);
-/** (ranks), constant after create. */
+/** Most slots there can ever be: what tables over ranks are sized for. Constant after create. */
+uint32_t lode_fabric_capacity(lode_fabric_h fabric);
+/**
+ * (capacity), of which the first lode_fabric_ranks() are filled. The array stays where it is; an entry is rewritten
+ * only while its rank is not alive, just before lode_fabric_incarnation() of it goes up.
+ */
 const lode_member_t *lode_fabric_members(lode_fabric_h fabric);
-/** Any thread. False from the first endpoint error on, or once it was declared lost. */
+/** Which process has the slot: 1 for the first, one more for each that took it later; 0: none had it yet. Any thread.
+ */
+uint32_t lode_fabric_incarnation(lode_fabric_h fabric, uint32_t rank);
+/** Any thread. False from the first endpoint error on, or once it was declared lost; true again when it is taken. */
 bool lode_fabric_alive(lode_fabric_h fabric, uint32_t rank);
 uint32_t lode_fabric_alive_count(lode_fabric_h fabric);
-/** Membership number: 1 at the start, one more for each member lost, as this rank knows it. */
+/** Whether all processes that MPI started are members still: else MPI_Finalize() would wait for ever. Any thread. */
+bool lode_fabric_intact(lode_fabric_h fabric);
+/**
+ * Agreed membership number: 1 at the start, higher with every change of members. Two ranks with the same number mean
+ * the same members in the same incarnations. Follows lode_fabric_alive() after a moment. Any thread.
+ */
 uint32_t lode_fabric_epoch(lode_fabric_h fabric);
-/** Lowest living rank of the job. */
+/** Whether this rank lost touch with the decider for a lease: its own calls and others' to it are refused. Any thread.
+ */
+bool lode_fabric_fenced(lode_fabric_h fabric);
+/**
+ * Whether the others went on without this rank (it was stopped, or cut off). Stays so: it serves nothing any more, and
+ * the program ends or joins again as a new process. Any thread.
+ */
+bool lode_fabric_expelled(lode_fabric_h fabric);
+/** Lowest living rank of the job, as this rank sees it. */
 uint32_t lode_fabric_leader(lode_fabric_h fabric);
 /** Lowest living rank that shares memory with @p rank: the keeper of its node's landmark store. */
 uint32_t lode_fabric_keeper(lode_fabric_h fabric, uint32_t rank);
 /** "one-sided", "batched", "mixed"; and one sentence why. Constant after create. */
 const char *lode_fabric_path(lode_fabric_h fabric, const char **reason);
+
+/** What passed between this rank and another since its incarnation began. Rates are differences of two readings. */
+typedef struct lode_link_stats {
+    uint64_t bytes_in; /**< records that landed here by fetches from it */
+    uint64_t calls;    /**< made to it */
+    uint32_t heard_ms; /**< since its last heartbeat; 0: there are none between these two ranks */
+} lode_link_stats_t;
+
+/** Any thread. All zero for this rank itself and for one without a process. */
+void lode_fabric_link_stats(lode_fabric_h fabric, uint32_t rank, lode_link_stats_t *stats);
 
 /* ------------------------------------------------------------------- create */
 
@@ -85,7 +128,11 @@ typedef struct lode_fabric_params {
     size_t credit_bytes;        /**< most reply bytes asked of one owner and not yet landed */
     uint32_t fetch_deadline_ms; /**< then the next owner is asked */
     uint32_t call_deadline_ms;
-    uint32_t spin_us; /**< how long an idle thread polls before it sleeps */
+    uint32_t spin_us;    /**< how long an idle thread polls before it sleeps */
+    uint32_t max_ranks;  /**< capacity in slots; 0: those of the MPI job and 8 more */
+    uint32_t beat_ms;    /**< between heartbeats; 0: none, and the next two do not matter */
+    uint32_t suspect_ms; /**< of silence, then a rank is held for lost; 0: only endpoint errors count */
+    uint32_t lease_ms;   /**< without the decider, or as decider without most of the ranks, then fenced */
     lode_fabric_handlers_t handlers;
     void *context; /**< passed to handlers */
 } lode_fabric_params_t;
@@ -100,6 +147,42 @@ lode_status_t lode_fabric_create(const lode_fabric_params_t *params, lode_status
 lode_status_t lode_fabric_start(lode_fabric_h fabric);
 /** Stop the thread, disconnect, free. Collective among the living; waits for nobody once a member is lost. */
 void lode_fabric_destroy(lode_fabric_h *fabric);
+
+/* --------------------------------------------------------------------- join */
+
+/*
+ * A process that no MPI started becomes a member, by bytes passed over a channel of the caller's:
+ *
+ *     new process: lode_fabric_prepare()  ── card ──►  a living rank: lode_fabric_admit()
+ *     new process: lode_fabric_enter()    ◄── invitation ──
+ *     new process: lode_fabric_start(), within params.call_deadline_ms of the admission
+ *
+ * Card and invitation hold keys to the ranks' memory: the channel must be authenticated, and is trusted.
+ * Such a process shares memory with nobody: lode_fabric_shared() is its own, and lode_fabric_worst() and
+ * lode_fabric_agree() answer for itself alone. Arenas of ranks of its host are mapped where the kernel lets it; from
+ * all others it fetches, and is fetched from, by batched requests, because the probe for one-sided reads needs all
+ * ranks at once.
+ */
+
+/**
+ * Create workers, arena and landing buffers, without MPI and without peers. lode_fabric_rank() means nothing before
+ * lode_fabric_enter(). params.max_ranks is replaced by the cluster's.
+ * @param[out] card  to give to lode_fabric_admit() of a living rank; the caller frees it with free()
+ */
+lode_status_t lode_fabric_prepare(const lode_fabric_params_t *params, lode_fabric_h *fabric, void **card,
+                                  size_t *card_bytes);
+/**
+ * On a member, by the thread that owns the client worker: have the process that sent @p card made a member, in an
+ * epoch of its own. It takes the dead slot of its failure domain if there is one, else a new slot, else any dead one.
+ * Bounded by a few call deadlines.
+ * @param[out] invitation  to give to its lode_fabric_enter(); the caller frees it with free()
+ * @return LODE_ERR_FORMAT (no card of this version), LODE_ERR_FULL (no slot), LODE_ERR_PEER_LOST (fenced, or the
+ *         decider was lost meanwhile: try again), LODE_ERR_TIMEOUT
+ */
+lode_status_t lode_fabric_admit(lode_fabric_h fabric, const void *card, size_t card_bytes, void **invitation,
+                                size_t *invitation_bytes);
+/** In the new process: take the slot, connect to all. lode_fabric_start() comes next. */
+lode_status_t lode_fabric_enter(lode_fabric_h fabric, const void *invitation, size_t invitation_bytes);
 
 /** This rank's arena. */
 void *lode_fabric_arena(lode_fabric_h fabric);

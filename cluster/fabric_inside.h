@@ -80,12 +80,13 @@ typedef struct fabric_peer {
     ucp_rkey_h rkey;       /**< client: of its arena, for asks.ep */
     const uint8_t *mapped; /**< client: its arena in this process, if it is on this host */
     bool one_sided;
-    uint64_t avoid_until_ns; /**< client: it missed a deadline; others first until then */
-    uint32_t requests;       /**< client: fetch requests that UCX or a fetch still holds */
-    uint32_t asked;          /**< client: of those, the ones that a fetch waits for */
-    uint32_t gets;           /**< client: one-sided reads under way */
-    uint32_t zombies;        /**< client: calls given up whose payload UCX still holds */
-    size_t credit;           /**< client: reply bytes asked for and not landed */
+    uint64_t avoid_until_ns;          /**< client: it missed a deadline; others first until then */
+    uint32_t requests;                /**< client: fetch requests that UCX or a fetch still holds */
+    uint32_t asked;                   /**< client: of those, the ones that a fetch waits for */
+    uint32_t gets;                    /**< client: one-sided reads under way */
+    uint32_t zombies;                 /**< client: calls given up whose payload UCX still holds */
+    size_t credit;                    /**< client: reply bytes asked for and not landed */
+    _Atomic uint64_t bytes_in, calls; /**< client writes, for statistics */
 } fabric_peer_t;
 
 /** Memory that is bound to this process's NUMA nodes and registered with UCX. */

@@ -170,6 +170,9 @@ void fetch_item_landed(fabric_fetching_t *fetching, uint32_t index)
     fetching->ways[index].flags |= ITEM_LANDED;
     fetching->landed++;
     fetch->bytes += fetching->ways[index].bytes;
+    _Atomic uint64_t *in = &fetching->fabric->peers[fetching->ways[index].rank].bytes_in;
+    atomic_store_explicit(in, atomic_load_explicit(in, memory_order_relaxed) + fetching->ways[index].bytes,
+                          memory_order_relaxed);
 }
 
 void fetch_item_failed(fabric_fetching_t *fetching, uint32_t index, fetch_cause_t cause)

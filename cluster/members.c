@@ -11,6 +11,28 @@ uint32_t lode_fabric_ranks(lode_fabric_h fabric)
     return fabric->ranks;
 }
 
+uint32_t lode_fabric_capacity(lode_fabric_h fabric)
+{
+    return fabric->ranks;
+}
+
+uint32_t lode_fabric_incarnation(lode_fabric_h fabric, uint32_t rank)
+{
+    return rank < fabric->ranks;
+}
+
+bool lode_fabric_fenced(lode_fabric_h fabric)
+{
+    (void)fabric; /* without heartbeats nobody is */
+    return false;
+}
+
+bool lode_fabric_expelled(lode_fabric_h fabric)
+{
+    (void)fabric;
+    return false;
+}
+
 const lode_member_t *lode_fabric_members(lode_fabric_h fabric)
 {
     return fabric->members;
@@ -24,6 +46,20 @@ bool lode_fabric_alive(lode_fabric_h fabric, uint32_t rank)
 uint32_t lode_fabric_alive_count(lode_fabric_h fabric)
 {
     return fabric->ranks - atomic_load(&fabric->lost);
+}
+
+bool lode_fabric_intact(lode_fabric_h fabric)
+{
+    return atomic_load(&fabric->lost) == 0;
+}
+
+void lode_fabric_link_stats(lode_fabric_h fabric, uint32_t rank, lode_link_stats_t *stats)
+{
+    *stats = (lode_link_stats_t){0};
+    if (rank >= fabric->ranks || rank == fabric->rank)
+        return;
+    stats->bytes_in = atomic_load_explicit(&fabric->peers[rank].bytes_in, memory_order_relaxed);
+    stats->calls = atomic_load_explicit(&fabric->peers[rank].calls, memory_order_relaxed);
 }
 
 uint32_t lode_fabric_epoch(lode_fabric_h fabric)
