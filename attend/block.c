@@ -81,14 +81,21 @@ void lode_block_release(lode_block_h block)
     free(block);
 }
 
-lode_status_t lode_block_create(lode_cluster_h cluster, const lode_block_params_t *params, lode_block_h *out)
+/* Never the same twice, though a rank number may come to another process. */
+static uint64_t block_id(lode_cluster_h cluster)
 {
-    if (!cluster || !params || !out)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_create: a NULL argument");
+    uint32_t rank = lode_fabric_rank(cluster->fabric);
+    uint32_t incarnation = lode_fabric_incarnation(cluster->fabric, rank);
+    return (uint64_t)(rank + 1) << 48 | (uint64_t)(incarnation & 0xffff) << 32 | ++cluster->blocks_made;
+}
+
+lode_status_t lode_local_block_create(lode_cluster_h cluster, const lode_block_params_t *params, lode_block_h *out)
+{
+    LODE_TRY(lode_check_shaped(cluster));
     LODE_TRY(check_params(cluster, params));
     uint32_t rank = lode_fabric_rank(cluster->fabric), slot;
     lode_block_info_t info = {
-        .id = (uint64_t)(rank + 1) << 40 | ++cluster->blocks_made,
+        .id = block_id(cluster),
         .format = params->format,
         .replicas = params->replicas ? params->replicas : cluster->replicas,
         .kv_head_begin = cluster->geometry.kv_head_begin,
@@ -111,11 +118,10 @@ lode_status_t lode_block_create(lode_cluster_h cluster, const lode_block_params_
     return LODE_OK;
 }
 
-lode_status_t lode_block_open(lode_cluster_h cluster, const char *name, lode_block_h *out)
+lode_status_t lode_local_block_open(lode_cluster_h cluster, const char *name, lode_block_h *out)
 {
     uint32_t slot;
-    if (!cluster || !name || !out)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_open: a NULL argument");
+    LODE_TRY(lode_check_shaped(cluster));
     LODE_TRY(
         lode_store_find(cluster->store, name, cluster->geometry.kv_head_begin, cluster->geometry.kv_head_end, &slot));
     lode_block_info_t info = *lode_store_info(cluster->store, slot);
@@ -124,22 +130,18 @@ lode_status_t lode_block_open(lode_cluster_h cluster, const char *name, lode_blo
     return block_handle(cluster, &info, slot, out);
 }
 
-lode_status_t lode_block_close(lode_block_h *block)
+lode_status_t lode_local_block_close(lode_block_h *block)
 {
-    if (!block || !*block)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_close: a NULL argument");
     lode_block_release(*block);
     *block = NULL;
     return LODE_OK;
 }
 
-lode_status_t lode_block_drop(lode_block_h *handle)
+lode_status_t lode_local_block_drop(lode_block_h *handle)
 {
-    if (!handle || !*handle)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_drop: a NULL argument");
     LODE_TRY(lode_spread_drop((*handle)->cluster, (*handle)->info.id));
     (*handle)->dropped = true;
-    return lode_block_close(handle);
+    return lode_local_block_close(handle);
 }
 
 /* -------------------------------------------------------------------- state */
@@ -156,10 +158,11 @@ uint64_t lode_block_committed(const struct lode_block *block, uint32_t layer)
     return block->tails ? block->tails[layer].first : lode_store_tokens(block->cluster->store, block->slot, layer);
 }
 
-lode_status_t lode_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens)
+lode_status_t lode_local_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens)
 {
-    if (!block || !tokens || layer >= block->cluster->geometry.layers)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_tokens: a NULL argument or no such layer");
+    if (layer >= block->cluster->geometry.layers)
+        return lode_fail(LODE_ERR_INVALID, "block \"%s\": layer %u of %u", block->info.name, layer,
+                         block->cluster->geometry.layers);
     LODE_TRY(lode_block_check(block));
     *tokens = lode_block_committed(block, layer) + (block->tails ? block->tails[layer].tokens : 0);
     return LODE_OK;
@@ -239,11 +242,9 @@ static lode_status_t append_pieces(lode_block_h block, uint32_t layer, uint64_t 
     return LODE_OK;
 }
 
-lode_status_t lode_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k,
+lode_status_t lode_local_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k,
                                 const void *v)
 {
-    if (!block || (tokens && (!k || !v)) || dtype > LODE_FP32)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_append: a NULL tensor or an unknown dtype");
     LODE_TRY(lode_block_check_append(block));
     if (layer >= block->cluster->geometry.layers)
         return lode_fail(LODE_ERR_INVALID, "block \"%s\": layer %u of %u", block->info.name, layer,
@@ -283,9 +284,9 @@ lode_status_t lode_block_settle(lode_block_h block, uint32_t layer, bool flush)
 static lode_status_t check_equal_layers(lode_block_h block)
 {
     uint64_t first, tokens;
-    LODE_TRY(lode_block_tokens(block, 0, &first));
+    LODE_TRY(lode_local_block_tokens(block, 0, &first));
     for (uint32_t layer = 1; layer < block->cluster->geometry.layers; layer++) {
-        LODE_TRY(lode_block_tokens(block, layer, &tokens));
+        LODE_TRY(lode_local_block_tokens(block, layer, &tokens));
         if (tokens != first)
             return lode_fail(LODE_ERR_INVALID,
                              "block \"%s\" cannot be sealed: layer 0 has %llu tokens, layer %u has %llu",
@@ -294,10 +295,8 @@ static lode_status_t check_equal_layers(lode_block_h block)
     return LODE_OK;
 }
 
-lode_status_t lode_block_seal(lode_block_h block)
+lode_status_t lode_local_block_seal(lode_block_h block)
 {
-    if (!block)
-        return lode_fail(LODE_ERR_INVALID, "lode_block_seal: a NULL argument");
     LODE_TRY(check_writable(block));
     LODE_TRY(check_equal_layers(block));
     block->sealing = true;
@@ -310,5 +309,51 @@ lode_status_t lode_block_seal(lode_block_h block)
     telling.call.block_seal = &seal;
     LODE_TRY(lode_tell_keepers(block->cluster, &telling, 1));
     block->sealed = true;
+    return LODE_OK;
+}
+
+/* ------------------------------------------------------------------ listing */
+
+static uint64_t shortest_layer(lode_cluster_h cluster, uint32_t slot)
+{
+    uint64_t least = lode_store_tokens(cluster->store, slot, 0);
+    for (uint32_t layer = 1; layer < cluster->geometry.layers; layer++) {
+        uint64_t tokens = lode_store_tokens(cluster->store, slot, layer);
+        least = tokens < least ? tokens : least;
+    }
+    return least;
+}
+
+static bool entry_of(lode_cluster_h cluster, uint32_t slot, lode_block_entry_t *entry)
+{
+    lode_block_info_t info = *lode_store_info(cluster->store, slot);
+    lode_block_state_t state = lode_store_state(cluster->store, slot, info.id);
+    if (!info.id || (state != LODE_BLOCK_OPEN && state != LODE_BLOCK_SEALED))
+        return false;
+    *entry = (lode_block_entry_t){.id = info.id,
+                                  .tokens = shortest_layer(cluster, slot),
+                                  .format = info.format,
+                                  .replicas = info.replicas,
+                                  .sealed = state == LODE_BLOCK_SEALED,
+                                  .writer = info.writer,
+                                  .kv_head_begin = info.kv_head_begin,
+                                  .kv_head_end = info.kv_head_end,
+                                  .landmark = info.landmark};
+    memcpy(entry->name, info.name, sizeof entry->name);
+    return true;
+}
+
+lode_status_t lode_local_blocks(lode_cluster_h cluster, lode_block_entry_t *entries, uint32_t capacity, uint32_t *count)
+{
+    uint32_t found = 0, slots = lode_shaped(cluster) ? lode_store_slots(cluster->store) : 0;
+    lode_block_entry_t entry;
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        if (!entry_of(cluster, slot, &entry))
+            continue;
+        if (found < capacity)
+            entries[found] = entry;
+        found++;
+    }
+    *count = found;
     return LODE_OK;
 }

@@ -8,48 +8,10 @@
 
 /* ----------------------------------------------------------------- geometry */
 
-static lode_status_t check_geometry(const lode_geometry_t *g)
-{
-    if (g->layers == 0 || g->layers > 1024)
-        return lode_fail(LODE_ERR_GEOMETRY, "%u layers: 1 to 1024 are supported", g->layers);
-    if (g->kv_heads == 0 || g->kv_heads > 256 || g->query_heads == 0 || g->query_heads % g->kv_heads)
-        return lode_fail(LODE_ERR_GEOMETRY, "%u query heads do not share %u KV heads evenly", g->query_heads,
-                         g->kv_heads);
-    if (g->query_heads / g->kv_heads > LODE_MAX_GROUP)
-        return lode_fail(LODE_ERR_GEOMETRY, "%u query heads a KV head: at most %d are supported",
-                         g->query_heads / g->kv_heads, LODE_MAX_GROUP);
-    if (g->head_dim != 64 && g->head_dim != 128 && g->head_dim != 256)
-        return lode_fail(LODE_ERR_GEOMETRY, "head dim %u: 64, 128 and 256 are supported", g->head_dim);
-    if (g->kv_head_end > g->kv_heads || (g->kv_head_end && g->kv_head_begin >= g->kv_head_end) ||
-        (!g->kv_head_end && g->kv_head_begin))
-        return lode_fail(LODE_ERR_GEOMETRY, "KV heads %u to %u of %u: the range is empty or too long", g->kv_head_begin,
-                         g->kv_head_end, g->kv_heads);
-    return LODE_OK;
-}
-
-static lode_status_t prepare_geometry(lode_cluster_h cluster, const lode_geometry_t *geometry)
-{
-    LODE_TRY(check_geometry(geometry));
-    cluster->geometry = *geometry;
-    if (!geometry->kv_head_end)
-        cluster->geometry.kv_head_end = geometry->kv_heads;
-    cluster->heads = cluster->geometry.kv_head_end - cluster->geometry.kv_head_begin;
-    cluster->group = geometry->query_heads / geometry->kv_heads;
-    cluster->query_heads = cluster->heads * cluster->group;
-    cluster->freq = malloc(geometry->head_dim / 2 * sizeof *cluster->freq);
-    if (!cluster->freq)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the rotary frequencies");
-    lode_status_t status = lode_rope_frequencies(&geometry->rope, geometry->head_dim, cluster->freq);
-    if (status != LODE_OK)
-        return lode_fail(status, "rotary embedding: theta %g with scaling %d and factor %g makes no sense",
-                         geometry->rope.theta, (int)geometry->rope.scaling, geometry->rope.factor);
-    return LODE_OK;
-}
-
 /* All ranks must mean the same model; their KV-head ranges may differ. */
-static lode_status_t agree_on_geometry(lode_cluster_h cluster)
+static lode_status_t agree_on_geometry(lode_cluster_h cluster, const lode_geometry_t *geometry)
 {
-    const lode_geometry_t *g = &cluster->geometry;
+    const lode_geometry_t none = {0}, *g = geometry ? geometry : &none;
     double shape[] = {g->layers,     g->query_heads,  g->kv_heads,   g->head_dim,
                       g->rope.theta, g->rope.scaling, g->rope.factor};
     bool same;
@@ -128,19 +90,20 @@ static lode_status_t create_fabric(lode_cluster_h cluster, const lode_options_t 
     return lode_fabric_create(&params, local, &cluster->fabric);
 }
 
-static lode_status_t open_store(lode_cluster_h cluster, const lode_options_t *options)
+/* The mapping is made now, while all ranks of the node can be waited for; its layout follows the geometry. */
+static lode_status_t map_store(lode_cluster_h cluster, const lode_options_t *options)
 {
-    lode_store_params_t params = {.bytes = lode_options_count(options, "landmarks"),
-                                  .layers = cluster->geometry.layers,
-                                  .dim = cluster->geometry.head_dim,
-                                  .max_blocks = (uint32_t)lode_options_count(options, "blocks"),
-                                  .ops = cluster->ops};
-    LODE_TRY(lode_fabric_shared(cluster->fabric, params.bytes, &params.base, &params.fd));
+    cluster->store_bytes = lode_options_count(options, "landmarks");
+    cluster->store_blocks = (uint32_t)lode_options_count(options, "blocks");
+    return lode_fabric_shared(cluster->fabric, cluster->store_bytes, &cluster->store_base, &cluster->store_fd);
+}
+
+/* One rank of a node lays the store out before the others look at it. */
+static lode_status_t shape_together(lode_cluster_h cluster, const lode_geometry_t *geometry)
+{
     bool first = lode_fabric_members(cluster->fabric)[lode_fabric_rank(cluster->fabric)].local_rank == 0;
-    lode_status_t status = first ? lode_store_create(&params, &cluster->store) : LODE_OK;
-    LODE_TRY(lode_fabric_worst(cluster->fabric, status));
-    status = first ? LODE_OK : lode_store_attach(&params, &cluster->store);
-    return lode_fabric_worst(cluster->fabric, status);
+    LODE_TRY(lode_fabric_worst(cluster->fabric, first ? lode_shape_here(cluster, geometry, true) : LODE_OK));
+    return lode_fabric_worst(cluster->fabric, first ? LODE_OK : lode_shape_here(cluster, geometry, false));
 }
 
 /* What needs nobody else, and may be refused before MPI and UCX are asked. */
@@ -148,7 +111,8 @@ static lode_status_t prepare_locally(lode_cluster_h cluster, const lode_options_
                                      const lode_geometry_t *geometry)
 {
     const char *level = lode_options_get(options, "kernels");
-    LODE_TRY(prepare_geometry(cluster, geometry));
+    if (geometry)
+        LODE_TRY(lode_geometry_check(geometry));
     lode_status_t status = lode_ops_get(level, &cluster->ops);
     if (status != LODE_OK)
         return lode_fail(status, "kernels \"%s\" are not compiled in or not usable on this CPU; see lodemark info",
@@ -159,19 +123,19 @@ static lode_status_t prepare_locally(lode_cluster_h cluster, const lode_options_
 }
 
 /* Each part ends with all ranks knowing whether all succeeded. */
-static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options, lode_status_t local)
+static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options, const lode_geometry_t *geometry)
 {
-    LODE_TRY(create_fabric(cluster, options, local));
+    LODE_TRY(create_fabric(cluster, options, prepare_locally(cluster, options, geometry)));
     lode_log_rank((int)lode_fabric_rank(cluster->fabric));
-    LODE_TRY(agree_on_geometry(cluster));
+    LODE_TRY(agree_on_geometry(cluster, geometry));
     lode_status_t status = prepare_places(cluster, lode_options_get(options, "failure-domain"));
     if (status == LODE_OK)
         status = lode_shard_create(lode_fabric_arena(cluster->fabric), lode_options_count(options, "arena"),
                                    &cluster->shard);
-    if (status == LODE_OK)
-        status = lode_step_state_create(cluster, &cluster->step);
     LODE_TRY(lode_fabric_worst(cluster->fabric, status));
-    LODE_TRY(open_store(cluster, options));
+    LODE_TRY(map_store(cluster, options));
+    if (geometry)
+        LODE_TRY(shape_together(cluster, geometry));
     return lode_fabric_start(cluster->fabric);
 }
 
@@ -209,15 +173,17 @@ static lode_status_t start_mpi(bool *owns)
 
 lode_status_t lode_cluster_join(lode_config_h config, const lode_geometry_t *geometry, lode_cluster_h *out)
 {
-    if (!config || !geometry || !out)
+    if (!config || !out)
         return lode_fail(LODE_ERR_INVALID, "lode_cluster_join: a NULL argument");
     lode_cluster_h cluster = calloc(1, sizeof *cluster);
     if (!cluster)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a cluster's handle");
+    cluster->calls = &lode_local_calls;
+    cluster->started_ns = lode_now_ns();
     const lode_options_t *options = lode_config_options(config);
     lode_status_t status = start_mpi(&cluster->owns_mpi);
     if (status == LODE_OK)
-        status = join(cluster, options, prepare_locally(cluster, options, geometry));
+        status = join(cluster, options, geometry);
     if (status != LODE_OK) {
         bool owns_mpi = cluster->owns_mpi;
         free_parts(cluster);
@@ -232,10 +198,8 @@ lode_status_t lode_cluster_join(lode_config_h config, const lode_geometry_t *geo
     return LODE_OK;
 }
 
-lode_status_t lode_cluster_leave(lode_cluster_h *handle)
+static lode_status_t local_leave(lode_cluster_h *handle)
 {
-    if (!handle || !*handle)
-        return lode_fail(LODE_ERR_INVALID, "lode_cluster_leave: a NULL argument");
     lode_cluster_h cluster = *handle;
     bool finalise = cluster->owns_mpi && lode_fabric_intact(cluster->fabric);
     free_parts(cluster);
@@ -245,10 +209,8 @@ lode_status_t lode_cluster_leave(lode_cluster_h *handle)
     return LODE_OK;
 }
 
-lode_status_t lode_cluster_query(lode_cluster_h cluster, lode_cluster_info_t *info)
+static lode_status_t local_query(lode_cluster_h cluster, lode_cluster_info_t *info)
 {
-    if (!cluster || !info)
-        return lode_fail(LODE_ERR_INVALID, "lode_cluster_query: a NULL argument");
     lode_shard_usage_t usage = lode_shard_usage(cluster->shard);
     *info = (lode_cluster_info_t){
         .rank = lode_fabric_rank(cluster->fabric),
@@ -258,9 +220,46 @@ lode_status_t lode_cluster_query(lode_cluster_h cluster, lode_cluster_info_t *in
         .epoch = lode_fabric_epoch(cluster->fabric),
         .arena_bytes = usage.bytes,
         .arena_used_bytes = usage.used_bytes,
-        .landmark_bytes = lode_store_used(cluster->store),
+        .landmark_bytes = lode_shaped(cluster) ? lode_store_used(cluster->store) : 0,
         .kernels = cluster->ops->level,
     };
     info->path = lode_fabric_path(cluster->fabric, &info->path_reason);
     return LODE_OK;
 }
+
+lode_status_t lode_local_tend(lode_cluster_h cluster, uint64_t budget_us, int *more)
+{
+    (void)cluster;
+    (void)budget_us;
+    *more = 0;
+    return LODE_OK;
+}
+
+static lode_status_t local_ping(lode_cluster_h cluster, uint64_t *round_trip_ns)
+{
+    (void)cluster;
+    *round_trip_ns = 0;
+    return LODE_OK;
+}
+
+const lode_calls_t lode_local_calls = {
+    .leave = local_leave,
+    .shape = lode_local_shape,
+    .geometry = lode_local_geometry,
+    .query = local_query,
+    .ping = local_ping,
+    .rank_stats = lode_local_rank_stats,
+    .tend = lode_local_tend,
+    .blocks = lode_local_blocks,
+    .block_create = lode_local_block_create,
+    .block_open = lode_local_block_open,
+    .block_append = lode_local_block_append,
+    .block_seal = lode_local_block_seal,
+    .block_drop = lode_local_block_drop,
+    .block_close = lode_local_block_close,
+    .block_tokens = lode_local_block_tokens,
+    .view_create = lode_local_view_create,
+    .view_destroy = lode_local_view_destroy,
+    .step = lode_local_step,
+    .step_selection = lode_local_step_selection,
+};

@@ -11,8 +11,10 @@
 #ifndef LODE_ATTEND_INSIDE_H
 #define LODE_ATTEND_INSIDE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
+#include "attend/calls.h"
 #include "base/base.h"
 #include "cluster/cluster.h"
 #include "kernels/kernels.h"
@@ -34,7 +36,21 @@ void lode_buffer_free(lode_buffer_t *buffer);
 typedef struct lode_step_state lode_step_state_t;
 typedef struct lode_hot lode_hot_t;
 
+/** What a rank keeps of its latest steps. Written by the thread that steps, read by the service thread as well. */
+enum { LODE_METER_STEPS = 1024, LODE_METER_SECONDS = 8 };
+typedef struct lode_meter_second {
+    _Atomic uint64_t second; /**< of the clock */
+    _Atomic uint64_t steps, fetched_bytes;
+} lode_meter_second_t;
+typedef struct lode_meter {
+    _Atomic uint64_t steps, failed_steps, fetched_bytes;
+    _Atomic uint64_t latest_ns[LODE_METER_STEPS];
+    lode_meter_second_t seconds[LODE_METER_SECONDS];
+} lode_meter_t;
+
 struct lode_cluster {
+    const lode_calls_t *calls; /**< first, see calls.h */
+    _Atomic bool shaped;       /**< from here to the step's state all is set */
     lode_geometry_t geometry;
     uint32_t heads;       /**< KV heads of this rank's range */
     uint32_t group;       /**< query heads a KV head */
@@ -49,6 +65,14 @@ struct lode_cluster {
     uint32_t replicas;
     uint64_t blocks_made; /**< by this rank: part of their ids */
     uint64_t hot_bytes;
+    void *store_base; /**< the node's mapping for landmarks, laid out when there is a geometry */
+    int store_fd;
+    uint64_t store_bytes;
+    uint32_t store_blocks;
+    uint64_t started_ns;
+    lode_meter_t meter;
+    Lodemark__RankStats rank_stats; /**< of the reply that is being made */
+    _Atomic uint64_t clients; /**< of a service: connected to this rank */
     lode_hot_t *hot[LODE_FORMAT_HIGGS4 + 1]; /**< one a storage format, made with the first view that needs it */
     lode_step_state_t *step;
     bool owns_mpi;
@@ -89,6 +113,36 @@ struct lode_view {
     lode_policy_t policy;
     uint32_t chunk;
 };
+
+/* ------------------------------------------------------------------ shape.c */
+
+lode_status_t lode_geometry_check(const lode_geometry_t *geometry);
+/**
+ * Give this rank its geometry and what depends on it. @p first: lay the node's store out, else take what another
+ * rank has laid out. The same geometry again is a success. On an error the cluster is as before.
+ */
+lode_status_t lode_shape_here(lode_cluster_h cluster, const lode_geometry_t *geometry, bool first);
+static inline bool lode_shaped(lode_cluster_h cluster)
+{
+    return atomic_load_explicit(&cluster->shaped, memory_order_acquire);
+}
+/** LODE_ERR_GEOMETRY if the cluster has none yet. */
+lode_status_t lode_check_shaped(lode_cluster_h cluster);
+/** A message of the geometry, to be served by lode_serve_geometry(); @p rope has 7 places and lives as long. */
+void lode_geometry_message(const lode_geometry_t *geometry, Lodemark__GeometrySet *message, double *rope);
+/** What such a message says, not yet checked to make sense. */
+lode_status_t lode_geometry_of(const Lodemark__GeometrySet *message, lode_geometry_t *geometry);
+lode_status_t lode_serve_geometry(lode_cluster_h cluster, const Lodemark__GeometrySet *message);
+lode_status_t lode_local_shape(lode_cluster_h cluster, const lode_geometry_t *geometry);
+lode_status_t lode_local_geometry(lode_cluster_h cluster, lode_geometry_t *geometry);
+
+/* ------------------------------------------------------------------ stats.c */
+
+/** Count a step; @p stats is NULL for one that failed. */
+void lode_meter_step(lode_meter_t *meter, const lode_step_stats_t *stats);
+/** Fill a message about this rank; any thread. Room for one is the cluster's: answers are made one at a time. */
+void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message);
+lode_status_t lode_local_rank_stats(lode_cluster_h cluster, uint32_t rank, lode_rank_stats_t *stats);
 
 /* ------------------------------------------------------------------ serve.c */
 
@@ -137,6 +191,26 @@ static inline size_t lode_dtype_bytes(lode_dtype_t dtype)
 {
     return dtype == LODE_FP32 ? 4 : 2;
 }
+
+/* ---------------------------------------------- the calls of calls.h that other files here need or name in the table */
+
+lode_status_t lode_local_tend(lode_cluster_h cluster, uint64_t budget_us, int *more);
+lode_status_t lode_local_blocks(lode_cluster_h cluster, lode_block_entry_t *entries, uint32_t capacity,
+                                uint32_t *count);
+lode_status_t lode_local_block_create(lode_cluster_h cluster, const lode_block_params_t *params, lode_block_h *block);
+lode_status_t lode_local_block_open(lode_cluster_h cluster, const char *name, lode_block_h *block);
+lode_status_t lode_local_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype,
+                                      const void *k, const void *v);
+lode_status_t lode_local_block_seal(lode_block_h block);
+lode_status_t lode_local_block_drop(lode_block_h *block);
+lode_status_t lode_local_block_close(lode_block_h *block);
+lode_status_t lode_local_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens);
+lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_params_t *params, lode_view_h *view);
+lode_status_t lode_local_view_destroy(lode_view_h *view);
+lode_status_t lode_local_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                              lode_step_stats_t *stats);
+lode_status_t lode_local_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
+                                        const uint32_t **tokens, uint64_t *count);
 
 /* ------------------------------------------------------------------ block.c */
 

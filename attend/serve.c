@@ -77,6 +77,7 @@ static lode_status_t serve_page_put(lode_cluster_h cluster, const Lodemark__Page
 
 static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *call, const void *payload, size_t bytes)
 {
+    LODE_TRY(lode_check_shaped(cluster));
     switch (call->body_case) {
     case LODEMARK__CALL__BODY_BLOCK_ADD:
         return serve_block_add(cluster, call->block_add);
@@ -99,6 +100,13 @@ lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *cal
 {
     lode_cluster_h cluster = context;
     (void)from;
+    if (call->body_case == LODEMARK__CALL__BODY_GEOMETRY_SET)
+        return lode_serve_geometry(cluster, call->geometry_set);
+    if (call->body_case == LODEMARK__CALL__BODY_RANK_STATS) {
+        lode_serve_rank_stats(cluster, &cluster->rank_stats);
+        reply->rank_stats = &cluster->rank_stats;
+        return LODE_OK;
+    }
     if (call->body_case == LODEMARK__CALL__BODY_PAGE_PUT)
         return serve_page_put(cluster, call->page_put, payload, bytes, reply);
     if (call->body_case == LODEMARK__CALL__BODY_PAGE_DROP) {

@@ -60,9 +60,6 @@ void lode_step_state_destroy(lode_step_state_t **state)
 
 static lode_status_t check_stream(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *in, uint32_t i)
 {
-    if (!in->view || in->view->cluster != cluster || in->tokens == 0 || in->dtype > LODE_FP32 || !in->q || !in->out ||
-        !in->k != !in->v)
-        return lode_fail(LODE_ERR_INVALID, "stream %u: no view, no tokens, no query or output, or k without v", i);
     if (in->k && in->view->write_block < 0)
         return lode_fail(LODE_ERR_INVALID, "stream %u has new keys, but its view has no write block", i);
     if (in->position != LODE_POSITION_END && llabs(in->position) > INT64_C(1) << 40)
@@ -79,8 +76,6 @@ static lode_status_t check_stream(lode_cluster_h cluster, uint32_t layer, const 
 
 static lode_status_t check(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count)
 {
-    if (!cluster || !streams || count == 0)
-        return lode_fail(LODE_ERR_INVALID, "lode_step: no cluster or no streams");
     if (layer >= cluster->geometry.layers)
         return lode_fail(LODE_ERR_INVALID, "lode_step: layer %u of %u", layer, cluster->geometry.layers);
     for (uint32_t i = 0; i < count; i++)
@@ -376,8 +371,8 @@ static void hand_over(const lode_step_state_t *step)
 
 /* -------------------------------------------------------------------- public */
 
-lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
-                        lode_step_stats_t *stats)
+static lode_status_t one_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                              lode_step_stats_t *stats)
 {
     uint64_t begin = lode_now_ns();
     LODE_TRY(check(cluster, layer, streams, count));
@@ -401,16 +396,21 @@ lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_strea
     hand_over(step);
     step->stats.owners_asked = (uint32_t)__builtin_popcountll(step->owners);
     step->stats.step_ns = lode_now_ns() - begin;
-    if (stats)
-        *stats = step->stats;
+    *stats = step->stats;
     return LODE_OK;
 }
 
-lode_status_t lode_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
+lode_status_t lode_local_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                              lode_step_stats_t *stats)
+{
+    lode_status_t status = one_step(cluster, layer, streams, count, stats);
+    lode_meter_step(&cluster->meter, status == LODE_OK ? stats : NULL);
+    return status;
+}
+
+lode_status_t lode_local_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
                                   const uint32_t **tokens, uint64_t *count)
 {
-    if (!cluster || !tokens || !count)
-        return lode_fail(LODE_ERR_INVALID, "lode_step_selection: a NULL argument");
     const lode_step_state_t *step = cluster->step;
     if (stream >= step->stream_count || kv_head >= cluster->heads || token >= lode_stream_at(step, stream)->rows)
         return lode_fail(LODE_ERR_INVALID, "lode_step_selection: the last step had no such stream, token or head");

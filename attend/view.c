@@ -7,8 +7,9 @@
 
 static lode_status_t check_policy(const lode_policy_t *policy)
 {
-    if (policy->select > LODE_SELECT_DENSE || policy->merge > LODE_MERGE_MEAN)
-        return lode_fail(LODE_ERR_INVALID, "a view's policy has an unknown way to select or to merge a group");
+    if (policy->select > LODE_SELECT_DENSE || policy->merge > LODE_MERGE_MEAN || policy->lost > LODE_LOST_SKIP)
+        return lode_fail(LODE_ERR_INVALID,
+                         "a view's policy has an unknown way to select, to merge a group or to treat what is lost");
     if (policy->select == LODE_SELECT_DENSE || policy->budget_tokens)
         return LODE_OK;
     if (!(policy->budget_share > 0) || policy->budget_share > 1)
@@ -21,8 +22,6 @@ static lode_status_t check_blocks(lode_cluster_h cluster, const lode_view_params
 {
     for (uint32_t i = 0; i < params->count; i++) {
         lode_block_h block = params->blocks[i];
-        if (!block || block->cluster != cluster)
-            return lode_fail(LODE_ERR_INVALID, "a view's block %u is NULL or of another cluster", i);
         LODE_TRY(lode_block_check(block));
         if (block->info.kv_head_begin != cluster->geometry.kv_head_begin || block->heads != cluster->heads)
             return lode_fail(LODE_ERR_GEOMETRY, "block \"%s\" holds KV heads %u to %u, this rank's are %u to %u",
@@ -46,7 +45,7 @@ static lode_status_t check_overlap(const lode_view_params_t *params)
     int64_t end = INT64_MIN;
     for (uint32_t i = 0; i < params->count; i++) {
         uint64_t tokens;
-        LODE_TRY(lode_block_tokens(params->blocks[i], 0, &tokens));
+        LODE_TRY(lode_local_block_tokens(params->blocks[i], 0, &tokens));
         int64_t offset = params->offsets ? params->offsets[i] : LODE_OFFSET_AFTER;
         if (offset == LODE_OFFSET_AFTER)
             offset = end == INT64_MIN ? 0 : end;
@@ -84,10 +83,8 @@ static lode_status_t prepare_caches(lode_cluster_h cluster, const lode_view_para
     return LODE_OK;
 }
 
-lode_status_t lode_view_create(lode_cluster_h cluster, const lode_view_params_t *params, lode_view_h *out)
+lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_params_t *params, lode_view_h *out)
 {
-    if (!cluster || !params || !out || !params->blocks || params->count == 0)
-        return lode_fail(LODE_ERR_INVALID, "lode_view_create: a NULL argument, or no blocks");
     LODE_TRY(check_policy(&params->policy));
     LODE_TRY(check_blocks(cluster, params));
     LODE_TRY(check_overlap(params));
@@ -119,10 +116,8 @@ lode_status_t lode_view_create(lode_cluster_h cluster, const lode_view_params_t 
     return LODE_OK;
 }
 
-lode_status_t lode_view_destroy(lode_view_h *handle)
+lode_status_t lode_local_view_destroy(lode_view_h *handle)
 {
-    if (!handle || !*handle)
-        return lode_fail(LODE_ERR_INVALID, "lode_view_destroy: a NULL argument");
     lode_view_h view = *handle;
     for (uint32_t i = 0; i < view->count; i++)
         lode_block_release(view->blocks[i]);

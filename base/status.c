@@ -39,6 +39,8 @@ const char *lode_status_string(lode_status_t status)
         return "peer lost";
     case LODE_ERR_TIMEOUT:
         return "deadline missed";
+    case LODE_ERR_REFUSED:
+        return "refused by the service";
     case LODE_ERR_NO_MEMORY:
         return "out of memory";
     case LODE_ERR_MPI:

@@ -15,6 +15,10 @@
  *
  * Threads. One thread at a time may use a cluster handle and all blocks and views made from it.
  * "Collective" means that every rank of the job must make the call; nothing else is collective.
+ *
+ * Two kinds of user. A *rank* joins the cluster by lode_cluster_join() under MPI and holds a part of the pages.
+ * A *client* connects to a running service (lodemarkd) by lode_cluster_connect(), without MPI; the rank that it is
+ * connected to computes for it. Everything below is the same for both but where it says otherwise.
  */
 #ifndef LODEMARK_H
 #define LODEMARK_H
@@ -63,6 +67,7 @@ typedef enum lode_status {
     LODE_ERR_PAGE_LOST = -20, /**< no owner of a page could give it */
     LODE_ERR_PEER_LOST = -21, /**< a rank that the call needs is dead */
     LODE_ERR_TIMEOUT = -22,   /**< a rank did not answer before the deadline */
+    LODE_ERR_REFUSED = -23,   /**< a service refused: no token, a wrong one, another version, too many clients, shutting down */
     /* the job: this rank cannot go on */
     LODE_ERR_NO_MEMORY = -30, /**< the operating system gave no memory */
     LODE_ERR_MPI = -31,       /**< an MPI call failed */
@@ -147,7 +152,7 @@ typedef struct lode_cluster *lode_cluster_h;
  * If one rank's parameters are refused, every rank returns an error; none is left waiting.
  *
  * @param[in]  config    borrowed for the call
- * @param[in]  geometry  borrowed for the call
+ * @param[in]  geometry  borrowed for the call; NULL: said later by lode_cluster_shape()
  * @param[out] cluster   owned by the caller; give it back by lode_cluster_leave()
  * @return ::LODE_ERR_GEOMETRY (does not fit, or differs between ranks), ::LODE_ERR_INVALID (more
  *         replicas than ranks), ::LODE_ERR_NO_MEMORY, ::LODE_ERR_MPI, ::LODE_ERR_UCX.
@@ -155,7 +160,33 @@ typedef struct lode_cluster *lode_cluster_h;
 LODE_API lode_status_t lode_cluster_join(lode_config_h config, const lode_geometry_t *geometry,
                                          lode_cluster_h *cluster);
 /**
- * Leave the cluster. Collective among the living. Blocks and views made from it must be closed before.
+ * Connect to a running service as a client. Not collective, no MPI.
+ *
+ * Asks the ranks of the contact file one after another until one takes the client. When that one dies later, the
+ * call that notices goes on with another: blocks that are sealed and views over them stay valid, a step that wrote
+ * nothing is asked again; what the client had not sealed is lost (::LODE_ERR_PEER_LOST).
+ *
+ * @param[in]  config      borrowed for the call; options of clients are those that `lodemark ls --help` names
+ * @param[in]  contact     path of the contact file that lodemarkd wrote; NULL: LODEMARK_CLUSTER
+ * @param[in]  token_file  path of the file that holds the service's token; NULL: LODEMARK_TOKEN_FILE, or the token
+ *                         itself in LODEMARK_TOKEN
+ * @param[out] cluster     owned by the caller; give it back by lode_cluster_leave()
+ * @return ::LODE_ERR_IO, ::LODE_ERR_FORMAT (contact file), ::LODE_ERR_REFUSED, ::LODE_ERR_PEER_LOST (no rank of the
+ *         contact file answers: the service is gone), ::LODE_ERR_TIMEOUT, ::LODE_ERR_UCX.
+ */
+LODE_API lode_status_t lode_cluster_connect(lode_config_h config, const char *contact, const char *token_file,
+                                            lode_cluster_h *cluster);
+/**
+ * Say the model's geometry in a cluster that has none yet: then every rank has it. Where it has one, compare.
+ * Not collective. A service gets its geometry from its first client that puts something.
+ * @return ::LODE_ERR_GEOMETRY (unfit, or the cluster has another: the message says which).
+ */
+LODE_API lode_status_t lode_cluster_shape(lode_cluster_h cluster, const lode_geometry_t *geometry);
+/** The cluster's geometry. @return ::LODE_ERR_NOT_FOUND if it has none yet. */
+LODE_API lode_status_t lode_cluster_geometry(lode_cluster_h cluster, lode_geometry_t *geometry);
+/**
+ * Leave the cluster. Collective among the living ranks; a client disconnects, and what it has not sealed is dropped.
+ * Blocks and views made from it must be closed before.
  * Finalises MPI if lode_cluster_join() initialised it and no rank has died; where one has, MPI cannot
  * be finalised (it would wait for the dead) and the program should end by _exit().
  */
@@ -172,8 +203,44 @@ typedef struct lode_cluster_info {
     const char *path_reason;                /**< why, one sentence */
 } lode_cluster_info_t;
 
-/** Texts are borrowed until lode_cluster_leave(). */
+/** About this rank, or a client's. Texts are borrowed until lode_cluster_leave(). */
 LODE_API lode_status_t lode_cluster_query(lode_cluster_h cluster, lode_cluster_info_t *info);
+/** Wait for an answer of the rank that a client is connected to. @param[out] round_trip_ns 0 on a rank */
+LODE_API lode_status_t lode_cluster_ping(lode_cluster_h cluster, uint64_t *round_trip_ns);
+
+/** What one rank says of itself. Totals count from its start. */
+typedef struct lode_rank_stats {
+    uint32_t rank;
+    uint32_t alive;       /**< 0: lost; then only rank and host are set */
+    uint32_t incarnation; /**< how many processes have had this rank number, this one included */
+    uint32_t epoch;       /**< of the membership it lives in */
+    uint32_t fenced;      /**< 1: cut off from the others, takes no changes */
+    uint32_t filling;     /**< 1: joined lately, landmarks still come in */
+    char host[64];
+    uint64_t uptime_ns;
+    uint64_t arena_bytes, arena_used_bytes, pages; /**< of its shard */
+    uint64_t landmark_bytes;                       /**< of its node */
+    uint64_t blocks;                               /**< live, as it knows them */
+    uint64_t under_replicated_pages;               /**< of all, with fewer living owners than asked for */
+    uint64_t lost_pages;                           /**< of all, without a living owner */
+    uint64_t repaired_bytes;                       /**< copied by it to restore or to move replicas */
+    uint64_t clients;                              /**< connected to it */
+    uint64_t steps, failed_steps;
+    double steps_per_second; /**< over the last seconds */
+    uint64_t step_p50_ns, step_p90_ns, step_p99_ns, step_max_ns; /**< of the latest steps; 0 before the first */
+    uint64_t fetched_bytes, served_bytes;                        /**< records in from, out to other ranks */
+    double fetched_bytes_per_second, served_bytes_per_second;    /**< over the last seconds */
+} lode_rank_stats_t;
+
+/** Ask a rank for its statistics. @return ::LODE_ERR_INVALID (no such rank), ::LODE_ERR_TIMEOUT. */
+LODE_API lode_status_t lode_cluster_rank_stats(lode_cluster_h cluster, uint32_t rank, lode_rank_stats_t *stats);
+/**
+ * Do a little of the work that keeps k owners a page: copy pages of lost ranks, fill ranks that joined. lodemarkd
+ * calls it when it is idle; a program that ranks run themselves may. Nothing to do for a client.
+ * @param[in]  budget_us  about how long
+ * @param[out] more       whether there is more to do now; may be NULL
+ */
+LODE_API lode_status_t lode_cluster_tend(lode_cluster_h cluster, uint64_t budget_us, int *more);
 
 /* ------------------------------------------------------------------ blocks */
 
@@ -238,6 +305,27 @@ LODE_API lode_status_t lode_block_close(lode_block_h *block);
 /** Tokens of one layer that this rank can attend to: the committed pages, and on the writer the tail as well. */
 LODE_API lode_status_t lode_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens);
 
+/** A live block, as listings show it. */
+typedef struct lode_block_entry {
+    char name[LODE_NAME_MAX + 1];
+    uint64_t id;
+    uint64_t tokens; /**< in pages, of its shortest layer */
+    lode_format_t format;
+    uint32_t replicas;
+    uint32_t sealed;
+    uint32_t writer; /**< rank */
+    uint32_t kv_head_begin, kv_head_end;
+    lode_landmark_spec_t landmark;
+} lode_block_entry_t;
+
+/**
+ * All live blocks that this rank (a client's rank) knows, in no order.
+ * @param[out] entries   (capacity); may be NULL if capacity is 0
+ * @param[out] count     how many there are, which may be more than capacity
+ */
+LODE_API lode_status_t lode_cluster_blocks(lode_cluster_h cluster, lode_block_entry_t *entries, uint32_t capacity,
+                                           uint32_t *count);
+
 /* ------------------------------------------------------------------- views */
 
 typedef enum lode_select { LODE_SELECT_LANDMARK, LODE_SELECT_DENSE } lode_select_t;
@@ -247,6 +335,12 @@ typedef enum lode_group_merge {
     LODE_MERGE_MEAN /**< the mean query's logit */
 } lode_group_merge_t;
 
+/** What a step does about tokens that it chose and no owner can give any more. */
+typedef enum lode_lost {
+    LODE_LOST_FAIL, /**< it returns ::LODE_ERR_PAGE_LOST */
+    LODE_LOST_SKIP  /**< it goes on without them and says how many: lode_stream_t.lost_share */
+} lode_lost_t;
+
 typedef struct lode_policy {
     lode_select_t select;
     lode_group_merge_t merge;
@@ -254,6 +348,7 @@ typedef struct lode_policy {
     uint64_t budget_tokens; /**< tokens a KV head and query token; 0: use budget_share */
     uint32_t sinks;         /**< first tokens of the view, always in; counted in the budget */
     uint32_t window;        /**< last tokens before the query, always in; counted in the budget */
+    lode_lost_t lost;
 } lode_policy_t;
 
 typedef struct lode_view *lode_view_h;
@@ -293,6 +388,7 @@ typedef struct lode_stream {
     const void *v;      /**< (T, Hkv, D), NULL iff k is */
     float *out;         /**< (T, Hq, D) */
     float *lse;         /**< (T, Hq) natural log of the sum of exp(logit) over the attended tokens, or NULL */
+    float *lost_share;  /**< (T) share of the chosen tokens that were lost, of the worst KV head, or NULL; 0 if none */
 } lode_stream_t;
 
 typedef enum lode_stage {
@@ -313,6 +409,7 @@ typedef struct lode_step_stats {
     uint64_t records_local;   /**< of those, in this rank's own shard */
     uint64_t records_hit;     /**< of those, in the hot cache */
     uint64_t records_fetched; /**< of those, from other ranks */
+    uint64_t records_lost;    /**< of those wanted, that no owner could give (::LODE_LOST_SKIP) */
     uint64_t bytes_fetched;   /**< payload that landed */
     uint64_t requests;        /**< messages or one-sided reads */
     uint32_t owners_asked;

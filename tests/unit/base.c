@@ -376,7 +376,7 @@ Test(errors, every_status_has_its_own_text, .timeout = 10)
         LODE_ERR_IO,
         LODE_ERR_PAGE_LOST,
         LODE_ERR_PEER_LOST,
-        LODE_ERR_TIMEOUT,
+        LODE_ERR_TIMEOUT,    LODE_ERR_REFUSED,
         LODE_ERR_NO_MEMORY,
         LODE_ERR_MPI,
         LODE_ERR_UCX,
