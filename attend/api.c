@@ -13,11 +13,11 @@ static const lode_calls_t *calls_of_handle(const void *block_or_view)
     return calls_of(lode_cluster_of(block_or_view));
 }
 
-#define REFUSE_NULL(...)                                                                   \
-    do {                                                                                   \
-        const void *given_[] = {__VA_ARGS__};                                              \
-        for (size_t i_ = 0; i_ < sizeof given_ / sizeof *given_; i_++)                     \
-            if (!given_[i_])                                                               \
+#define REFUSE_NULL(...)                                                                          \
+    do {                                                                                          \
+        const void *given_[] = {__VA_ARGS__};                                                     \
+        for (size_t i_ = 0; i_ < sizeof given_ / sizeof *given_; i_++)                            \
+            if (!given_[i_])                                                                      \
                 return lode_fail(LODE_ERR_INVALID, "%s: argument %zu is NULL", __func__, i_ + 1); \
     } while (0)
 

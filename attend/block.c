@@ -242,8 +242,8 @@ static lode_status_t append_pieces(lode_block_h block, uint32_t layer, uint64_t 
     return LODE_OK;
 }
 
-lode_status_t lode_local_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k,
-                                const void *v)
+lode_status_t lode_local_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype,
+                                      const void *k, const void *v)
 {
     LODE_TRY(lode_block_check_append(block));
     if (layer >= block->cluster->geometry.layers)

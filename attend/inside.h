@@ -71,8 +71,8 @@ struct lode_cluster {
     uint32_t store_blocks;
     uint64_t started_ns;
     lode_meter_t meter;
-    Lodemark__RankStats rank_stats; /**< of the reply that is being made */
-    _Atomic uint64_t clients; /**< of a service: connected to this rank */
+    Lodemark__RankStats rank_stats;          /**< of the reply that is being made */
+    _Atomic uint64_t clients;                /**< of a service: connected to this rank */
     lode_hot_t *hot[LODE_FORMAT_HIGGS4 + 1]; /**< one a storage format, made with the first view that needs it */
     lode_step_state_t *step;
     bool owns_mpi;
@@ -192,7 +192,8 @@ static inline size_t lode_dtype_bytes(lode_dtype_t dtype)
     return dtype == LODE_FP32 ? 4 : 2;
 }
 
-/* ---------------------------------------------- the calls of calls.h that other files here need or name in the table */
+/* ---------------------------------------------- the calls of calls.h that other files here need or name in the table
+ */
 
 lode_status_t lode_local_tend(lode_cluster_h cluster, uint64_t budget_us, int *more);
 lode_status_t lode_local_blocks(lode_cluster_h cluster, lode_block_entry_t *entries, uint32_t capacity,

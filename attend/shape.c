@@ -25,12 +25,11 @@ lode_status_t lode_geometry_check(const lode_geometry_t *g)
     return LODE_OK;
 }
 
-static lode_status_t prepare_geometry(lode_cluster_h cluster, const lode_geometry_t *geometry)
-
 lode_status_t lode_check_shaped(lode_cluster_h cluster)
 {
     if (!lode_shaped(cluster))
-        return lode_fail(LODE_ERR_GEOMETRY, "the cluster has no geometry yet: the first document that is put brings it");
+        return lode_fail(LODE_ERR_GEOMETRY,
+                         "the cluster has no geometry yet: the first document that is put brings it");
     return LODE_OK;
 }
 

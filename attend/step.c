@@ -409,7 +409,7 @@ lode_status_t lode_local_step(lode_cluster_h cluster, uint32_t layer, const lode
 }
 
 lode_status_t lode_local_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
-                                  const uint32_t **tokens, uint64_t *count)
+                                        const uint32_t **tokens, uint64_t *count)
 {
     const lode_step_state_t *step = cluster->step;
     if (stream >= step->stream_count || kv_head >= cluster->heads || token >= lode_stream_at(step, stream)->rows)

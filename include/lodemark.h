@@ -67,7 +67,8 @@ typedef enum lode_status {
     LODE_ERR_PAGE_LOST = -20, /**< no owner of a page could give it */
     LODE_ERR_PEER_LOST = -21, /**< a rank that the call needs is dead */
     LODE_ERR_TIMEOUT = -22,   /**< a rank did not answer before the deadline */
-    LODE_ERR_REFUSED = -23,   /**< a service refused: no token, a wrong one, another version, too many clients, shutting down */
+    LODE_ERR_REFUSED =
+        -23, /**< a service refused: no token, a wrong one, another version, too many clients, shutting down */
     /* the job: this rank cannot go on */
     LODE_ERR_NO_MEMORY = -30, /**< the operating system gave no memory */
     LODE_ERR_MPI = -31,       /**< an MPI call failed */
@@ -226,7 +227,7 @@ typedef struct lode_rank_stats {
     uint64_t repaired_bytes;                       /**< copied by it to restore or to move replicas */
     uint64_t clients;                              /**< connected to it */
     uint64_t steps, failed_steps;
-    double steps_per_second; /**< over the last seconds */
+    double steps_per_second;                                     /**< over the last seconds */
     uint64_t step_p50_ns, step_p90_ns, step_p99_ns, step_max_ns; /**< of the latest steps; 0 before the first */
     uint64_t fetched_bytes, served_bytes;                        /**< records in from, out to other ranks */
     double fetched_bytes_per_second, served_bytes_per_second;    /**< over the last seconds */

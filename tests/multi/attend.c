@@ -761,3 +761,52 @@ Test(attend, wrong_geometries_do_not_join)
     lode_config_destroy(&config);
     agree();
 }
+
+/* A cluster without a geometry takes the first that is said, on all ranks, and no other. */
+Test(attend, geometry_comes_later)
+{
+    enum { DIM = 64, TOKENS = 150 };
+    lode_geometry_t geometry = geometry_of(2, DIM), got, wrong = geometry_of(3, DIM);
+    lode_cluster_h cluster = join(NULL, NULL);
+    lode_block_params_t params = {.name = "early", .format = LODE_FORMAT_BF16};
+    lode_block_h block;
+    uint32_t count = 1;
+    MUST(lode_landmark_parse("landmark2", &params.landmark));
+    REFUSED(lode_block_create(cluster, &params, &block), LODE_ERR_GEOMETRY);
+    REFUSED(lode_cluster_geometry(cluster, &got), LODE_ERR_NOT_FOUND);
+    MUST(lode_cluster_blocks(cluster, NULL, 0, &count));
+    CHECK(count == 0);
+    MPI_Barrier(MPI_COMM_WORLD);
+    MUST(lode_cluster_shape(cluster, &geometry)); /* all at once, and again */
+    MUST(lode_cluster_shape(cluster, &geometry));
+    REFUSED(lode_cluster_shape(cluster, &wrong), LODE_ERR_GEOMETRY);
+    MUST(lode_cluster_geometry(cluster, &got));
+    CHECK(got.layers == 2 && got.kv_head_end == KV_HEADS && got.rope.theta == 10000);
+    if (rank == ranks - 1) {
+        block = make_block(cluster, "late", LODE_FORMAT_BF16, "landmark4:c2");
+        size_t n = (size_t)TOKENS * KV_HEADS * DIM;
+        const float *k = tensor(1, n), *v = tensor(2, n);
+        for (uint32_t layer = 0; layer < 2; layer++)
+            MUST(lode_block_append(block, layer, TOKENS, LODE_FP32, k, v));
+        MUST(lode_block_seal(block));
+        MUST(lode_block_close(&block));
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    lode_block_entry_t entry = {0};
+    MUST(lode_cluster_blocks(cluster, &entry, 1, &count));
+    CHECK(count == 1 && strcmp(entry.name, "late") == 0 && entry.tokens == TOKENS && entry.sealed);
+    CHECK(entry.landmark.bits == 4 && entry.landmark.chunk == 2 && entry.writer == (uint32_t)ranks - 1);
+    uint64_t pages = 0;
+    for (uint32_t r = 0; r < (uint32_t)ranks; r++) {
+        lode_rank_stats_t stats;
+        MUST(lode_cluster_rank_stats(cluster, r, &stats));
+        CHECK(stats.rank == r && stats.alive && stats.epoch == 1 && stats.blocks == 1 && *stats.host);
+        pages += stats.pages;
+    }
+    CHECK(pages == 2 * 3, "%llu pages", (unsigned long long)pages);
+    lode_rank_stats_t none;
+    REFUSED(lode_cluster_rank_stats(cluster, (uint32_t)ranks, &none), LODE_ERR_INVALID);
+    MPI_Barrier(MPI_COMM_WORLD);
+    MUST(lode_cluster_leave(&cluster));
+    agree();
+}
