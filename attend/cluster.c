@@ -75,6 +75,7 @@ static lode_status_t create_fabric(lode_cluster_h cluster, const lode_options_t 
         .reply_bytes = lode_options_count(options, "reply"),
         .credit_bytes = lode_options_count(options, "credit"),
         .fetch_deadline_ms = (uint32_t)lode_options_count(options, "fetch-deadline"),
+        .hedge_ms = (uint32_t)lode_options_count(options, "hedge"),
         .call_deadline_ms = (uint32_t)lode_options_count(options, "call-deadline"),
         .spin_us = (uint32_t)lode_options_count(options, "spin"),
         .max_ranks = (uint32_t)lode_options_count(options, "max-ranks"),

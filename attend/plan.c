@@ -34,7 +34,7 @@ static bool source_of(void *context, const lode_fetch_item_t *item, uint32_t att
         count++;
     if (attempt < count) {
         const lode_page_hint_t *hint = &hints[(item->page + self + attempt) % count];
-        *source = (lode_fetch_source_t){hint->rank, true, hint->offset};
+        *source = (lode_fetch_source_t){hint->rank, true, hint->offset, true};
         return true;
     }
     uint32_t candidates[ranks], left = attempt - count;

@@ -31,6 +31,8 @@ const lode_option_t lode_library_options[] = {
     {"reply", "256KiB", LODE_OPTION_BYTES, NULL, 4 * KIB, GIB, "aim of one reply message of a batched fetch"},
     {"credit", "8MiB", LODE_OPTION_BYTES, NULL, 64 * KIB, 4 * GIB, "most bytes asked of one owner and not yet landed"},
     {"fetch-deadline", "500", LODE_OPTION_COUNT, NULL, 1, 3600000, "ms until the next owner of a record is asked"},
+    {"hedge", "20", LODE_OPTION_COUNT, NULL, 0, 3600000,
+     "ms that an owner may be silent before the next is asked as well; 0: never"},
     {"call-deadline", "10000", LODE_OPTION_COUNT, NULL, 1, 3600000, "ms until a rank that does not answer is given up"},
     {"max-ranks", "0", LODE_OPTION_COUNT, NULL, 0, 4096,
      "ranks there can be once others join; 0: those of the job and 8"},

@@ -127,6 +127,7 @@ typedef struct lode_fabric_params {
     size_t reply_bytes;         /**< aim of one reply message */
     size_t credit_bytes;        /**< most reply bytes asked of one owner and not yet landed */
     uint32_t fetch_deadline_ms; /**< then the next owner is asked */
+    uint32_t hedge_ms;          /**< an owner silent for so long has competition from the next; 0: never */
     uint32_t call_deadline_ms;
     uint32_t spin_us;    /**< how long an idle thread polls before it sleeps */
     uint32_t max_ranks;  /**< capacity in slots; 0: those of the MPI job and 8 more */
@@ -240,6 +241,7 @@ typedef struct lode_fetch_source {
     uint32_t rank;
     bool has_offset;
     uint64_t offset; /**< of the page in the owner's arena, for the one-sided path */
+    bool published;  /**< known to hold the page: worth asking beside an owner that is silent */
 } lode_fetch_source_t;
 
 typedef struct lode_fetch {
@@ -255,6 +257,11 @@ typedef struct lode_fetch {
     bool (*source)(void *context, const lode_fetch_item_t *item, uint32_t attempt, lode_fetch_source_t *source);
     /** Whether the landed records of an item are what was asked for. A refusal counts as a failed attempt. */
     bool (*verify)(void *context, const lode_fetch_item_t *item, const uint8_t *records);
+    /**
+     * Called at the end of the wait for each item that nobody could give, in their order; nothing has landed for it.
+     * NULL: the first such item ends the fetch, which has failed then.
+     */
+    void (*lose)(void *context, const lode_fetch_item_t *item);
     void *context;
     /* out */
     uint8_t *landing; /**< where item.landing counts from; settled when the wait returns, yours until the release */
@@ -263,6 +270,7 @@ typedef struct lode_fetch {
     uint32_t retries;
     uint64_t owners;               /**< bit set of ranks asked, modulo 64 */
     const lode_fetch_item_t *lost; /**< the first item that nobody could give */
+    char why[192];                 /**< of that item: "rank 1: lost; rank 2: missed deadline" */
     void *state;                   /**< the fabric's */
 } lode_fetch_t;
 
@@ -274,8 +282,11 @@ typedef struct lode_fetch {
 lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch);
 /**
  * Progress until it has ended. An owner that fails, misses the deadline or does not hold a page is
- * followed by the item's next source. On an error the landing buffer is released already.
- * @return LODE_ERR_PAGE_LOST with fetch->lost set, when an item has no source left.
+ * followed by the item's next source. One that says nothing for hedge_ms, though it is waited for, gets competition:
+ * what it was asked by message is asked of the next published owner as well, and whichever lands first counts.
+ * (Reads of an owner's memory need nobody's attention there, and have the deadline alone.)
+ * On an error the landing buffer is released already.
+ * @return LODE_ERR_PAGE_LOST with fetch->lost set, when an item has no source left and fetch->lose is NULL.
  */
 lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch);
 /** Give the landing buffer back; it is quarantined while a late one-sided read may still write to it. */

@@ -80,7 +80,8 @@ typedef struct fabric_peer {
     ucp_rkey_h rkey;       /**< client: of its arena, for asks.ep */
     const uint8_t *mapped; /**< client: its arena in this process, if it is on this host */
     bool one_sided;
-    uint64_t avoid_until_ns;          /**< client: it missed a deadline; others first until then */
+    uint64_t avoid_until_ns;          /**< client: it was silent too long; others first until then */
+    uint64_t heard_ns;                /**< client: of its last answer to a fetch */
     uint32_t requests;                /**< client: fetch requests that UCX or a fetch still holds */
     uint32_t asked;                   /**< client: of those, the ones that a fetch waits for */
     uint32_t gets;                    /**< client: one-sided reads under way */
@@ -116,6 +117,7 @@ typedef struct fabric_counters {
     uint64_t late_replies; /**< answers to questions that were given up */
     uint64_t quarantines;
     uint64_t deadlines;
+    uint64_t hedged; /**< requests whose items were asked of other owners as well */
     _Atomic uint64_t malformed;
     _Atomic uint64_t sleeps;
     _Atomic uint64_t refused;
@@ -152,9 +154,10 @@ struct lode_fabric {
     pthread_mutex_t serve_lock; /**< handlers.serve runs once at a time: also a call to the own rank takes it */
     /* client */
     uint32_t lost_seen;
-    uint64_t sequence; /**< of ids */
-    uint64_t swept_ns; /**< when deadlines were looked at last */
-    uint64_t moved_ns; /**< when something last happened */
+    uint64_t sequence;   /**< of ids */
+    uint64_t swept_ns;   /**< when deadlines were looked at last */
+    uint64_t listens_ns; /**< since when a fetch is waited for: silence before is not the owners' */
+    uint64_t moved_ns;   /**< when something last happened */
     fabric_table_t calls, requests;
     fabric_call_t *calls_free, *calls_done, *calls_done_last;
     uint32_t calls_active;

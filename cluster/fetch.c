@@ -3,15 +3,19 @@
  * A fetch: every item on its way from owner to owner until one gives it.
  *
  * Items wait in a queue an owner; the pump turns queues into requests as far as credits go. An owner that
- * missed a deadline is avoided for a while: items that have another owner ask that one first, and come
+ * was silent for too long is avoided for a while: items that have another owner ask that one first, and come
  * back to it when nobody else has them.
+ *
+ * Too long is first the hedging time, after which the next owner is asked as well (by message only: both answers are
+ * copied to the landing buffer by this thread, so the second cannot spoil what the first has brought); then the
+ * deadline, after which an owner's answer counts no more.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "cluster/fetch_inside.h"
 
-/** How long an owner that missed a deadline is avoided, unless it answers something before. */
+/** How long an owner that was silent for too long is avoided, unless it answers something in time before. */
 #define AVOID_NS 1000000000u
 /** Requests of a peer that a fetch may hold, at the least. */
 #define REQUESTS_PEER_MIN 16
@@ -69,8 +73,10 @@ static void enqueue(fabric_fetching_t *fetching, uint32_t item)
     queue->last = item;
     queue->bytes += fetching->ways[item].bytes;
     fetching->queued++;
+    fetching->ways[item].pending++;
 }
 
+/** Take the first item of a queue, which still counts among its pending. */
 static uint32_t dequeue(fabric_fetching_t *fetching, uint32_t rank)
 {
     uint32_t item = fetching->queues[rank].first;
@@ -135,31 +141,45 @@ static fetch_cause_t take_own(fabric_fetching_t *fetching, uint32_t index)
     return fetch->verify(fetch->context, item, fetch->landing + item->landing) ? FETCH_NO_CAUSE : FETCH_CHECK;
 }
 
-/** Send an item to the queue of its next owner; without one the fetch is lost. */
+static void point_way(fabric_fetching_t *fetching, uint32_t index, const lode_fetch_source_t *source)
+{
+    const lode_fetch_t *fetch = fetching->fetch;
+    fetch_way_t *way = &fetching->ways[index];
+    lode_wire_item_t end = {.mask = fetch->items[index].mask, .head = fetch->items[index].head};
+    uint64_t bytes = message_item_end(&end, fetch->record_bytes);
+    uint64_t arena = fetching->fabric->cards[source->rank].arena_bytes;
+    way->rank = source->rank;
+    way->offset = source->offset;
+    way->has_offset = source->has_offset && bytes <= arena && source->offset <= arena - bytes;
+    way->flags &= (uint8_t)~ITEM_BATCHED;
+}
+
+/** Send an item to an owner's queue, or take it if that is this rank. @return false if it could not be taken. */
+static bool go_to(fabric_fetching_t *fetching, uint32_t index, const lode_fetch_source_t *source)
+{
+    if (source->rank != fetching->fabric->rank) {
+        point_way(fetching, index, source);
+        enqueue(fetching, index);
+        return true;
+    }
+    fetch_cause_t cause = take_own(fetching, index);
+    note_cause(&fetching->ways[index], fetching->ways[index].asked, cause);
+    if (cause == FETCH_NO_CAUSE)
+        fetch_item_landed(fetching, index);
+    return cause == FETCH_NO_CAUSE;
+}
+
+/** Send an item to its next owner; without one it is lost. */
 static void route(fabric_fetching_t *fetching, uint32_t index)
 {
-    lode_fabric_h fabric = fetching->fabric;
     lode_fetch_t *fetch = fetching->fetch;
-    fetch_way_t *way = &fetching->ways[index];
     lode_fetch_source_t source = {0};
     while (next_source(fetching, index, &source)) {
-        way->rank = source.rank;
-        if (source.rank == fabric->rank) {
-            fetch_cause_t cause = take_own(fetching, index);
-            note_cause(way, way->asked, cause);
-            if (cause != FETCH_NO_CAUSE)
-                continue;
-            fetch_item_landed(fetching, index);
+        if (go_to(fetching, index, &source))
             return;
-        }
-        lode_wire_item_t end = {.mask = fetch->items[index].mask, .head = fetch->items[index].head};
-        uint64_t bytes = message_item_end(&end, fetch->record_bytes), arena = fabric->cards[source.rank].arena_bytes;
-        way->offset = source.offset;
-        way->has_offset = source.has_offset && bytes <= arena && source.offset <= arena - bytes;
-        way->flags &= (uint8_t)~ITEM_BATCHED;
-        enqueue(fetching, index);
-        return;
     }
+    fetching->ways[index].flags |= ITEM_LOST;
+    fetching->lost++;
     if (!fetch->lost)
         fetch->lost = &fetch->items[index];
 }
@@ -175,15 +195,27 @@ void fetch_item_landed(fabric_fetching_t *fetching, uint32_t index)
                           memory_order_relaxed);
 }
 
-void fetch_item_failed(fabric_fetching_t *fetching, uint32_t index, fetch_cause_t cause)
+void fetch_item_failed(fabric_fetching_t *fetching, uint32_t index, uint32_t rank, fetch_cause_t cause)
 {
-    note_cause(&fetching->ways[index], fetching->ways[index].asked, cause);
-    route(fetching, index);
+    fetch_way_t *way = &fetching->ways[index];
+    way->pending--;
+    if (way->flags & ITEM_LANDED)
+        return;
+    note_cause(way, rank == way->rank ? way->asked : way->hedged, cause);
+    if (way->pending == 0)
+        route(fetching, index);
 }
 
 void fetch_item_again(fabric_fetching_t *fetching, uint32_t index)
 {
+    fetching->ways[index].pending--;
     enqueue(fetching, index);
+}
+
+/** The fetch has failed: an item is lost that its caller cannot go on without. */
+static bool has_failed(const fabric_fetching_t *fetching)
+{
+    return fetching->lost > 0 && !fetching->fetch->lose;
 }
 
 static void landing_put(lode_fabric_h fabric, fabric_landing_t *landing)
@@ -207,34 +239,69 @@ static void fail_queue(fabric_fetching_t *fetching, uint32_t rank, fetch_cause_t
     uint32_t last = fetching->queues[rank].last, item;
     do {
         item = dequeue(fetching, rank);
-        fetch_item_failed(fetching, item, cause);
+        fetch_item_failed(fetching, item, rank, cause);
     } while (item != last);
 }
 
-/** Items that wait for a rank that just missed a deadline ask their other owners first. */
-static void put_off_queue(fabric_fetching_t *fetching, uint32_t rank)
+/** Another owner to ask while the one asked last is silent: only one that is published and not known to be slow. */
+static bool hedge_source(fabric_fetching_t *fetching, uint32_t index, lode_fetch_source_t *source)
+{
+    fetch_way_t *way = &fetching->ways[index], kept = *way;
+    if (!(way->flags & ITEM_SECOND_ROUND) && next_source(fetching, index, source) &&
+        !(way->flags & ITEM_SECOND_ROUND) && source->published)
+        return true;
+    *way = kept;
+    return false;
+}
+
+/**
+ * Items that wait for a rank that was silent for too long ask their other owners first. While the rank is only
+ * suspected (it missed no deadline), that goes for published owners alone.
+ */
+static void put_off_queue(fabric_fetching_t *fetching, uint32_t rank, bool suspected)
 {
     uint32_t item = fetching->queues[rank].first, next;
     fetching->queues[rank].first = FABRIC_NONE;
     for (; item != FABRIC_NONE; item = next) {
         fetch_way_t *way = &fetching->ways[item];
+        lode_fetch_source_t source;
+        uint8_t asked = way->asked;
         next = way->next;
         fetching->queued--;
-        if ((way->flags & ITEM_SECOND_ROUND) || way->asked >= 16) {
+        way->pending--;
+        if (way->flags & ITEM_LANDED)
+            continue;
+        bool hedges = way->pending > 0; /* another owner was asked before, and may still give it */
+        if ((way->flags & ITEM_SECOND_ROUND) || asked >= 16 ||
+            (suspected && !hedges && !hedge_source(fetching, item, &source))) {
             enqueue(fetching, item);
             continue;
         }
-        note_cause(way, way->asked, FETCH_DEADLINE);
-        way->avoided |= (uint16_t)(1u << way->asked);
-        route(fetching, item);
+        note_cause(way, asked, FETCH_DEADLINE);
+        way->avoided |= (uint16_t)(1u << asked);
+        if (hedges)
+            continue;
+        if (!suspected || !go_to(fetching, item, &source))
+            route(fetching, item);
     }
+}
+
+/** First item of a queue that has not landed meanwhile, by the owner that it was asked of before. */
+static uint32_t next_waiting(fabric_fetching_t *fetching, uint32_t rank)
+{
+    const fetch_queue_t *queue = &fetching->queues[rank];
+    while (queue->first != FABRIC_NONE && (fetching->ways[queue->first].flags & ITEM_LANDED))
+        fetching->ways[dequeue(fetching, rank)].pending--;
+    return queue->first;
 }
 
 /** Fill one request from a peer's queue with items of one kind, and send it. */
 static bool ask(fabric_fetching_t *fetching, uint32_t rank)
 {
     lode_fabric_h fabric = fetching->fabric;
-    uint32_t item = fetching->queues[rank].first;
+    uint32_t item = next_waiting(fetching, rank);
+    if (item == FABRIC_NONE)
+        return false;
     bool one_sided = item_one_sided(fetching, item);
     fabric_request_t *request = request_take(fabric, fetching, rank, one_sided);
     if (!request) {
@@ -243,7 +310,7 @@ static bool ask(fabric_fetching_t *fetching, uint32_t rank)
     }
     while (item != FABRIC_NONE && item_one_sided(fetching, item) == one_sided && request_has_room(request, item)) {
         request_add(request, dequeue(fetching, rank));
-        item = fetching->queues[rank].first;
+        item = next_waiting(fetching, rank);
     }
     fabric->peers[rank].credit += request->bytes;
     fetching->fetch->owners |= UINT64_C(1) << (rank % 64);
@@ -261,7 +328,7 @@ static bool pump_peer(fabric_fetching_t *fetching, uint32_t rank)
     lode_fabric_h fabric = fetching->fabric;
     fabric_peer_t *peer = &fabric->peers[rank];
     bool any = false;
-    while (fetching->queues[rank].first != FABRIC_NONE && !fetching->fetch->lost) {
+    while (fetching->queues[rank].first != FABRIC_NONE && !has_failed(fetching)) {
         if (!lode_fabric_alive(fabric, rank)) {
             fail_queue(fetching, rank, FETCH_LOST);
         } else if (peer->requests >= fabric->requests_peer_max && peer->asked == 0) {
@@ -329,6 +396,41 @@ static void move_landing(fabric_fetching_t *fetching)
     fetching->spoilt = false;
 }
 
+/** Ask the next owners, too, for what a silent one was asked; what waits for it asks them alone. */
+static void hedge(fabric_request_t *request, uint64_t now)
+{
+    fabric_fetching_t *fetching = request->fetching;
+    lode_fabric_h fabric = request->fabric;
+    bool any = false;
+    request->silent = true;
+    for (uint32_t i = 0; i < request->count; i++) {
+        fetch_way_t *way = &fetching->ways[request->items[i]];
+        lode_fetch_source_t source;
+        uint8_t asked = request->rank == way->rank ? way->asked : way->hedged;
+        if ((way->flags & ITEM_LANDED) || way->pending > 1 || !hedge_source(fetching, request->items[i], &source))
+            continue;
+        way->hedged = asked;
+        any |= go_to(fetching, request->items[i], &source);
+        way->flags |= ITEM_BATCHED;
+    }
+    if (!any)
+        return;
+    fabric->counters.hedged++;
+    fabric->peers[request->rank].avoid_until_ns = now + AVOID_NS;
+    put_off_queue(fetching, request->rank, true);
+}
+
+/** Whether an owner has said nothing for so long that others should be asked too. */
+static bool is_silent(const fabric_request_t *request, uint64_t now)
+{
+    const struct lode_fabric *fabric = request->fabric;
+    uint64_t since = request->asked_ns, heard = fabric->peers[request->rank].heard_ns;
+    since = heard > since ? heard : since;
+    since = fabric->listens_ns > since ? fabric->listens_ns : since;
+    return fabric->params.hedge_ms && !request->one_sided && !request->silent && now > since &&
+           now - since >= (uint64_t)fabric->params.hedge_ms * 1000000u;
+}
+
 static void sweep_one(fabric_fetching_t *fetching, uint64_t now, bool lost)
 {
     lode_fabric_h fabric = fetching->fabric;
@@ -342,7 +444,9 @@ static void sweep_one(fabric_fetching_t *fetching, uint64_t now, bool lost)
             lode_debug("rank %u missed the deadline of a fetch of %zu bytes", request->rank, request->bytes);
             uint32_t rank = request->rank;
             request_end(request, FETCH_DEADLINE);
-            put_off_queue(fetching, rank);
+            put_off_queue(fetching, rank, false);
+        } else if (is_silent(request, now)) {
+            hedge(request, now);
         }
     }
     if (fetching->spoilt)
@@ -436,7 +540,7 @@ lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
     fabric->landings[landing].state = LANDING_HELD;
     fetching->fetch = fetch;
     fetching->landing = &fabric->landings[landing];
-    fetching->queued = fetching->landed = 0;
+    fetching->queued = fetching->landed = fetching->lost = 0;
     fetching->spoilt = fetching->stuck = false;
     fetch->landing = fabric->landing.base + landing * lode_fabric_landing_bytes(fabric);
     fetch->bytes = fetch->requests = fetch->owners = 0;
@@ -444,7 +548,7 @@ lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
     fetch->lost = NULL;
     fetch->state = fetching;
     fabric->moved_ns = lode_now_ns();
-    for (uint32_t i = 0; i < fetch->count && !fetch->lost; i++) {
+    for (uint32_t i = 0; i < fetch->count && !has_failed(fetching); i++) {
         route(fetching, i);
         if (i % PUMP_ITEMS == PUMP_ITEMS - 1)
             fabric_fetches_pump(fabric); /* owners pack while the rest is routed */
@@ -464,24 +568,36 @@ static void close_fetch(fabric_fetching_t *fetching)
     fetching->fetch = NULL;
 }
 
-/** "block …, layer …, page …: no owner could give it (rank 1: lost; rank 2: missed deadline)". */
-static lode_status_t lost_page(fabric_fetching_t *fetching)
+/** "rank 1: lost; rank 2: missed deadline": why nobody gave the first lost item. */
+static void explain(fabric_fetching_t *fetching)
 {
     lode_fetch_t *fetch = fetching->fetch;
-    const lode_fetch_item_t *item = fetch->lost;
-    const fetch_way_t *way = &fetching->ways[item - fetch->items];
-    char asked[256] = "";
+    const fetch_way_t *way = &fetching->ways[fetch->lost - fetch->items];
     size_t used = 0;
     lode_fetch_source_t source;
-    for (uint32_t a = 0; a < FETCH_CAUSES && fetch->source(fetch->context, item, a, &source); a++) {
-        int length = snprintf(asked + used, sizeof asked - used, "%srank %u: %s", used ? "; " : "", source.rank,
-                              cause_texts[way->causes >> 4 * a & 15]);
-        if (length < 0 || (size_t)length >= sizeof asked - used)
+    snprintf(fetch->why, sizeof fetch->why, "it has no owner");
+    for (uint32_t a = 0; a < FETCH_CAUSES && fetch->source(fetch->context, fetch->lost, a, &source); a++) {
+        int length = snprintf(fetch->why + used, sizeof fetch->why - used, "%srank %u: %s", used ? "; " : "",
+                              source.rank, cause_texts[way->causes >> 4 * a & 15]);
+        if (length < 0 || (size_t)length >= sizeof fetch->why - used)
             break;
         used += (size_t)length;
     }
-    return lode_fail(LODE_ERR_PAGE_LOST, "block %016llx, layer %u, page %u: no owner could give it (%s)",
-                     (unsigned long long)item->block, fetch->layer, item->page, used ? asked : "it has no owner");
+}
+
+/** Why a fetch did not end well, or LODE_OK. */
+static lode_status_t outcome(fabric_fetching_t *fetching)
+{
+    const lode_fetch_t *fetch = fetching->fetch;
+    if (fetch->lost)
+        explain(fetching);
+    if (has_failed(fetching))
+        return lode_fail(LODE_ERR_PAGE_LOST, "block %016llx, layer %u, page %u: no owner could give it (%s)",
+                         (unsigned long long)fetch->lost->block, fetch->layer, fetch->lost->page, fetch->why);
+    if (fetching->stuck)
+        return lode_fail(LODE_ERR_TIMEOUT, "one-sided reads missed their deadline, and all other landing buffers "
+                                           "are held or in quarantine");
+    return LODE_OK;
 }
 
 lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch)
@@ -490,14 +606,14 @@ lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch)
     if (!fetching)
         return lode_fail(LODE_ERR_INVALID, "this fetch is not under way");
     uint64_t horizon = (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
-    while (!fetch->lost && !fetching->stuck && fetching->landed < fetch->count)
+    fabric->listens_ns = lode_now_ns();
+    while (!has_failed(fetching) && !fetching->stuck && fetching->landed + fetching->lost < fetch->count)
         fabric_wait(fabric, lode_now_ns() + horizon);
-    lode_status_t status = LODE_OK;
-    if (fetch->lost)
-        status = lost_page(fetching);
-    else if (fetching->stuck)
-        status = lode_fail(LODE_ERR_TIMEOUT, "one-sided reads missed their deadline, and all other landing buffers "
-                                             "are held or in quarantine");
+    lode_status_t status = outcome(fetching);
+    for (uint32_t i = 0; status == LODE_OK && fetching->lost > 0 && i < fetch->count; i++) {
+        if (fetching->ways[i].flags & ITEM_LOST)
+            fetch->lose(fetch->context, &fetch->items[i]);
+    }
     close_fetch(fetching);
     if (status != LODE_OK)
         lode_fabric_fetch_release(fabric, fetch);

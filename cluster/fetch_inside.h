@@ -26,19 +26,25 @@ typedef enum fetch_cause {
 enum {
     ITEM_SECOND_ROUND = 1, /**< owners that were avoided at first are asked now */
     ITEM_BATCHED = 2,      /**< a one-sided read of it failed its check: ask this owner itself */
-    ITEM_LANDED = 4
+    ITEM_LANDED = 4,
+    ITEM_LOST = 8 /**< nobody could give it, and the fetch goes on without it */
 };
 
-/** Where an item is on its way. */
+/**
+ * Where an item is on its way. It is asked of one owner at a time, unless that one is silent for too long: then it is
+ * hedged, asked of its next published owner as well, and whichever gives it first counts.
+ */
 typedef struct fetch_way {
     uint32_t next; /**< in its owner's queue */
-    uint32_t rank;
+    uint32_t rank; /**< asked last */
     uint64_t offset;
     uint32_t bytes; /**< of its records */
     uint32_t causes;
     uint16_t avoided; /**< bit a: attempt a was put off */
     uint8_t attempt;  /**< the next one */
     uint8_t asked;    /**< the last one */
+    uint8_t hedged;   /**< the one before it, if that may still give it */
+    uint8_t pending;  /**< requests and queues that the item is in: 0, 1, or 2 if hedged */
     uint8_t flags;
     bool has_offset;
 } fetch_way_t;
@@ -55,7 +61,7 @@ struct fabric_fetching {
     fetch_way_t *ways; /**< (capacity), one an item */
     uint32_t capacity;
     fetch_queue_t *queues; /**< (ranks) items to ask for */
-    uint32_t queued, landed;
+    uint32_t queued, landed, lost;
     fabric_request_t *active; /**< asked, not ended */
     bool spoilt;              /**< a one-sided read that was given up may still write to its landing buffer */
     bool stuck;               /**< and no other landing buffer was free */
@@ -68,11 +74,12 @@ struct fabric_request {
     fabric_fetching_t *fetching; /**< NULL: nobody waits for it */
     fabric_landing_t *landing;   /**< one-sided: where the reads write */
     uint64_t id;
-    uint64_t deadline_ns;
+    uint64_t asked_ns, deadline_ns;
     size_t bytes; /**< of the reply, if nothing is missing */
     uint32_t slot, rank, count;
     uint32_t operations; /**< of UCX that use this request's memory, or its landing buffer */
     bool one_sided, answered, failed;
+    bool silent;      /**< for so long that its items were hedged, as far as they have another owner */
     uint32_t reading; /**< one-sided: item whose reads are being started */
     uint64_t left;    /**< one-sided: tokens of it not asked for */
     uint32_t items[MESSAGE_ITEMS_MAX];
@@ -85,8 +92,8 @@ struct fabric_request {
 /* fetch.c */
 /** An item lies in the landing buffer and passed its check. */
 void fetch_item_landed(fabric_fetching_t *fetching, uint32_t item);
-/** The owner asked last did not give it: on to the next. */
-void fetch_item_failed(fabric_fetching_t *fetching, uint32_t item, fetch_cause_t cause);
+/** @p rank did not give it: on to the next owner, unless it is hedged. */
+void fetch_item_failed(fabric_fetching_t *fetching, uint32_t item, uint32_t rank, fetch_cause_t cause);
 /** Put the item back into its owner's queue, to be asked for by message. */
 void fetch_item_again(fabric_fetching_t *fetching, uint32_t item);
 

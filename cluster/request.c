@@ -34,11 +34,12 @@ fabric_request_t *request_take(lode_fabric_h fabric, fabric_fetching_t *fetching
     request->landing = one_sided ? fetching->landing : NULL;
     request->rank = rank;
     request->one_sided = one_sided;
-    request->answered = request->failed = false;
+    request->answered = request->failed = request->silent = false;
     request->bytes = 0;
     request->count = request->operations = request->reading = 0;
     request->left = 0;
-    request->deadline_ns = lode_now_ns() + (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
+    request->asked_ns = lode_now_ns();
+    request->deadline_ns = request->asked_ns + (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
     request->before = NULL;
     request->next = fetching->active;
     if (request->next)
@@ -101,7 +102,7 @@ void request_end(fabric_request_t *request, fetch_cause_t cause)
         fetching->fetch->retries++;
         for (uint32_t i = 0; i < request->count; i++) {
             if (!(fetching->ways[request->items[i]].flags & ITEM_LANDED))
-                fetch_item_failed(fetching, request->items[i], cause);
+                fetch_item_failed(fetching, request->items[i], request->rank, cause);
         }
     }
     request_recycle(request);
@@ -199,28 +200,30 @@ static bool is_missing(const fabric_request_t *request, uint32_t i)
     return request->missing[i / 64] >> (i % 64) & 1;
 }
 
-/** Copy the records of every item to its place and check them. */
+/** Copy the records of every item to its place and check them. What another owner gave already stays as it is. */
 static void scatter(fabric_request_t *request, const uint8_t *data)
 {
     fabric_fetching_t *fetching = request->fetching;
     lode_fetch_t *fetch = fetching->fetch;
-    uint32_t landed = fetching->landed;
+    bool failed = false;
     for (uint32_t i = 0; i < request->count; i++) {
         uint32_t index = request->items[i];
         const lode_fetch_item_t *item = &fetch->items[index];
-        if (is_missing(request, i)) {
-            fetch_item_failed(fetching, index, FETCH_MISSING);
+        size_t bytes = is_missing(request, i) ? 0 : item_bytes(request, index);
+        const uint8_t *records = data;
+        data += bytes;
+        if (fetching->ways[index].flags & ITEM_LANDED)
+            continue;
+        if (bytes)
+            memcpy(fetch->landing + item->landing, records, bytes);
+        if (bytes && fetch->verify(fetch->context, item, fetch->landing + item->landing)) {
+            fetch_item_landed(fetching, index);
             continue;
         }
-        size_t bytes = item_bytes(request, index);
-        memcpy(fetch->landing + item->landing, data, bytes);
-        data += bytes;
-        if (fetch->verify(fetch->context, item, fetch->landing + item->landing))
-            fetch_item_landed(fetching, index);
-        else
-            fetch_item_failed(fetching, index, FETCH_CHECK);
+        failed = true;
+        fetch_item_failed(fetching, index, request->rank, bytes ? FETCH_CHECK : FETCH_MISSING);
     }
-    fetch->retries += fetching->landed - landed < request->count;
+    fetch->retries += failed;
     request_end(request, FETCH_NO_CAUSE);
 }
 
@@ -248,7 +251,7 @@ ucs_status_t fabric_on_fetch_reply(void *argument, const void *header, size_t he
         lode_warn("dropped a fetch's reply of %zu bytes that is none", header_bytes);
         return UCS_OK;
     }
-    fabric->peers[reply->from].avoid_until_ns = 0;
+    fabric->peers[reply->from].heard_ns = lode_now_ns();
     fabric_request_t *request = fabric_table_find(&fabric->requests, reply->id);
     if (!request || request->id != reply->id || !request->fetching || request->answered || request->one_sided ||
         request->rank != reply->from) {
@@ -256,6 +259,8 @@ ucs_status_t fabric_on_fetch_reply(void *argument, const void *header, size_t he
         return UCS_OK;
     }
     request->answered = true;
+    if (!request->silent) /* who answers late goes on being avoided for its time */
+        fabric->peers[reply->from].avoid_until_ns = 0;
     if (reply->status != LODE_OK) {
         request_end(request, reply->status == LODE_ERR_NOT_FOUND ? FETCH_MISSING : FETCH_REFUSED);
     } else if ((param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) || note_missing(request, reply) != bytes) {

@@ -4,6 +4,7 @@
  * the one it happens to. A rank that saw what it should prints "rank N: right"; mpirun's exit status says
  * nothing once a rank was killed.
  */
+#include <inttypes.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -38,6 +39,12 @@ static void stop_self(pages_t *p)
     (void)p;
     kill(getpid(), SIGSTOP);
     usleep(200000); /* until all threads have stopped; none of them may be writing to a queue of UCX's shared memory */
+}
+
+static void tarry(pages_t *p)
+{
+    (void)p;
+    sleep(4);
 }
 
 static double seconds_since(uint64_t begin)
@@ -203,6 +210,23 @@ static void stopped(void)
     }
 }
 
+/* An owner says nothing for four seconds: others are asked long before the deadline, and it is left alone. */
+static void slow(void)
+{
+    if (pages.rank == VICTIM)
+        return;
+    for (uint64_t round = 0; round < 40; round++)
+        CHECK(fetch_some(round, 2) == LODE_OK, "while an owner is slow");
+    CHECK(pages.fabric->counters.hedged > 0, "no request was hedged");
+    CHECK(pages.fabric->counters.hedged < 40, "%" PRIu64 " requests were hedged: it is asked too often",
+          pages.fabric->counters.hedged);
+    CHECK(pages.fabric->counters.deadlines == 0, "a deadline was missed");
+    CHECK(lode_fabric_alive(pages.fabric, VICTIM), "held for dead");
+    sleep(4);
+    for (uint64_t round = 40; round < 50; round++)
+        CHECK(fetch_some(round, 2) == LODE_OK, "after it went on");
+}
+
 /* A rank asks for a lot and stops before it has read the answers: its owners go on serving the others. */
 static void deaf(void)
 {
@@ -248,6 +272,7 @@ static const struct {
              {"alone", alone, kill_self, SIGKILL, true},
              {"called", called, NULL, 0, true},
              {"stopped", stopped, stop_self, SIGSTOP, false},
+             {"slow", slow, tarry, 0, false},
              {"deaf", deaf, NULL, 0, false},
              {"leaving", leaving, NULL, 0, false}};
 
@@ -290,6 +315,7 @@ int main(int argc, char **argv)
     params.reply_bytes = 16384;
     params.fetch_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 300 : 5000;
     params.call_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 500 : 10000;
+    params.hedge_ms = strcmp(argv[1], "slow") == 0 ? 20 : 0;
     if (strcmp(argv[1], "deaf") == 0) {
         params.fetch_deadline_ms = 1000;
         params.credit_bytes = (size_t)32 << 20; /* more than sockets hold */

@@ -129,6 +129,7 @@ static inline bool pages_source(void *context, const lode_fetch_item_t *item, ui
         return false;
     source->rank = pages_owner(pages, item->block, item->page, attempt);
     source->has_offset = item->user % 4 != 3;
+    source->published = true;
     source->offset = pages_offset(item->block, item->page, source->rank);
     if (pages->wrong_hint == 1)
         source->offset = (source->offset + PAGES_BYTES) % PAGES_ARENA;
