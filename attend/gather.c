@@ -23,8 +23,7 @@ static void attend_records(lode_step_state_t *step, const lode_step_stream_t *st
     step->stats.stage_ns[LODE_STAGE_MERGE] += lode_now_ns() - attended;
 }
 
-/* First of the chosen tokens that is not below `token`. */
-static const uint32_t *lower_bound(const uint32_t *tokens, const uint32_t *end, uint64_t token)
+const uint32_t *lode_lower_bound(const uint32_t *tokens, const uint32_t *end, uint64_t token)
 {
     while (tokens < end) {
         const uint32_t *middle = tokens + (end - tokens) / 2;
@@ -54,7 +53,7 @@ static size_t collect_chosen(lode_step_state_t *step, const lode_tile_t *tile, c
     const uint8_t **pointers = step->pointers.data;
     size_t n = 0;
     last = seen->first_token + (last < block->tokens ? last : block->tokens);
-    tokens = lower_bound(tokens, end, seen->first_token + (uint64_t)run->page_begin * LODE_PAGE_TOKENS);
+    tokens = lode_lower_bound(tokens, end, seen->first_token + (uint64_t)run->page_begin * LODE_PAGE_TOKENS);
     for (; tokens < end && *tokens < last; tokens++) {
         uint64_t token = *tokens - seen->first_token;
         size_t mask = lode_mask_at(step, block, (uint32_t)(token / LODE_PAGE_TOKENS), head);
@@ -98,6 +97,8 @@ static void attend_run(lode_step_state_t *step, const lode_tile_t *tile, const l
             size_t n = chosen->all ? collect_all(step, tile, run,
                                                  lode_visible(seen, block->tokens, stream->position + row), head)
                                    : collect_chosen(step, tile, run, seen, chosen, head);
+            if (tile->lost)
+                n = lode_leave_out_lost(step, stream->first_row + row, head, n);
             step->stats.stage_ns[LODE_STAGE_ATTEND] += lode_now_ns() - begin;
             if (n)
                 attend_records(step, stream, seen, block->block->info.format, row, head, n);

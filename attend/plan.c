@@ -151,6 +151,7 @@ static void plan(lode_step_state_t *step, lode_tile_t *tile)
     uint32_t landing = 0, items = 0, heads = step->cluster->heads;
     size_t bytes = 0, room = lode_fabric_landing_bytes(step->cluster->fabric);
     tile->run_count = tile->fetch.count = 0;
+    tile->lost = false;
     tile->record_count = 0;
     for (; step->plan_block < step->block_count; step->plan_block++, step->plan_page = 0) {
         const lode_step_block_t *at = lode_step_block_at(step, step->plan_block);
@@ -183,12 +184,13 @@ static void point_to_landing(lode_step_state_t *step, lode_tile_t *tile)
         const lode_step_block_t *at = lode_step_block_at(step, items[i].user);
         size_t mask = lode_mask_at(step, at, items[i].page, items[i].head);
         const uint8_t **record = (const uint8_t **)tile->records.data + first_record[mask];
-        const uint8_t *landed = tile->fetch.landing + items[i].landing;
+        bool lost = items[i].landing == LODE_NOWHERE;
+        const uint8_t *landed = lost ? NULL : tile->fetch.landing + items[i].landing;
         for (uint64_t all = wanted[mask], left = items[i].mask; left; all &= all - 1, record++) {
             if ((all & -all) != (left & -left))
                 continue;
             *record = landed;
-            landed += at->block->record_bytes;
+            landed += lost ? 0 : at->block->record_bytes;
             left &= left - 1;
         }
     }
@@ -200,7 +202,8 @@ lode_status_t lode_tile_begin(lode_step_state_t *step, lode_tile_t *tile, bool *
     LODE_TRY(lode_buffer_reserve(&tile->runs, step->block_count * sizeof(lode_run_t)));
     LODE_TRY(lode_buffer_reserve(&tile->items, TILE_ITEMS * sizeof(lode_fetch_item_t)));
     LODE_TRY(lode_buffer_reserve(&tile->records, TILE_RECORDS * sizeof(const uint8_t *)));
-    tile->fetch = (lode_fetch_t){.layer = step->layer, .source = source_of, .verify = verify, .context = step};
+    tile->fetch = (lode_fetch_t){
+        .layer = step->layer, .source = source_of, .verify = verify, .lose = lode_item_lose, .context = step};
     plan(step, tile);
     tile->fetch.items = tile->items.data;
     *any = tile->record_count > 0;
@@ -227,12 +230,14 @@ lode_status_t lode_tile_wait(lode_step_state_t *step, lode_tile_t *tile)
     step->owners |= tile->fetch.owners;
     step->stats.stage_ns[LODE_STAGE_FETCH] += lode_now_ns() - begin;
     if (status == LODE_OK) {
-        point_to_landing(step, tile); /* a late one-sided read may have moved the fetch to another buffer */
-        return LODE_OK;
+        status = lode_tile_check_lost(step, tile);
+        if (status != LODE_OK)
+            lode_fabric_fetch_release(step->cluster->fabric, &tile->fetch);
     }
-    tile->fetch.count = 0; /* its landing is released already */
-    if (status == LODE_ERR_PAGE_LOST && tile->fetch.lost)
-        lode_fail_within(status, "block \"%s\": ", lode_step_block_at(step, tile->fetch.lost->user)->block->info.name);
+    if (status == LODE_OK)
+        point_to_landing(step, tile); /* a late one-sided read may have moved the fetch to another buffer */
+    else
+        tile->fetch.count = 0; /* its landing is released already */
     return status;
 }
 
@@ -242,6 +247,8 @@ static void keep_hot(lode_step_state_t *step, const lode_tile_t *tile)
     for (uint32_t i = 0; i < tile->fetch.count; i++) {
         const struct lode_block *block = lode_step_block_at(step, items[i].user)->block;
         const uint8_t *record = tile->fetch.landing + items[i].landing;
+        if (items[i].landing == LODE_NOWHERE)
+            continue;
         for (uint64_t mask = items[i].mask; mask; mask &= mask - 1, record += block->record_bytes) {
             uint64_t token = (uint64_t)items[i].page * LODE_PAGE_TOKENS + (uint32_t)__builtin_ctzll(mask);
             lode_hot_insert(step->cluster->hot[block->info.format], block->info.id,

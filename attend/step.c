@@ -41,6 +41,7 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->pieces,
                                 &step->chosen,
                                 &step->tokens,
+                                &step->lost,
                                 &step->wanted,
                                 &step->first_record,
                                 &step->pointers,
@@ -124,6 +125,8 @@ static lode_status_t enrol_streams(lode_step_state_t *step, const lode_stream_t 
     LODE_TRY(lode_buffer_reserve(&step->queries, rows * heads * dim * sizeof(float)));
     LODE_TRY(lode_buffer_reserve(&step->lse, rows * heads * sizeof(float)));
     LODE_TRY(lode_buffer_reserve(&step->chosen, rows * step->cluster->heads * sizeof(lode_chosen_t)));
+    LODE_TRY(lode_buffer_reserve(&step->lost, rows * step->cluster->heads * sizeof(uint64_t)));
+    memset(step->lost.data, 0, rows * step->cluster->heads * sizeof(uint64_t));
     step->stream_count = count;
     step->rows = 0;
     for (uint32_t s = 0; s < count; s++) {
@@ -366,6 +369,7 @@ static void hand_over(const lode_step_state_t *step)
         if (stream->in->lse)
             memcpy(stream->in->lse, stream->lse,
                    (size_t)stream->in->tokens * step->cluster->query_heads * sizeof(float));
+        lode_lost_shares(step, stream);
     }
 }
 

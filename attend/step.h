@@ -58,6 +58,7 @@ typedef struct lode_tile {
     lode_buffer_t runs, items, records; /**< lode_run_t, lode_fetch_item_t, const uint8_t * */
     uint32_t run_count;
     size_t record_count;
+    bool lost; /**< some items could not be had: their `landing` is LODE_NOWHERE, their records are NULL */
     lode_fetch_t fetch;
 } lode_tile_t;
 
@@ -73,6 +74,7 @@ struct lode_step_state {
     lode_buffer_t angles, queries, lse;
     lode_buffer_t scores, score_scratch, choose_scratch, pieces;
     lode_buffer_t chosen, tokens; /**< lode_chosen_t (rows, heads); uint32_t */
+    lode_buffer_t lost;           /**< uint64_t (rows, heads): of the chosen, what no owner could give */
     size_t token_count;
     lode_buffer_t wanted, first_record; /**< uint64_t, uint32_t a (block, page, head) */
     lode_buffer_t pointers;             /**< records of one attend call */
@@ -117,6 +119,20 @@ void lode_rotate_queries(const lode_step_state_t *step, const lode_step_stream_t
 
 /** Score and select for every row and head, and gather what is wanted. (choose.c) */
 lode_status_t lode_step_choose(lode_step_state_t *step);
+
+/* lost.c */
+#define LODE_NOWHERE UINT32_MAX
+/** lode_fetch_t.lose of a tile. */
+void lode_item_lose(void *context, const lode_fetch_item_t *item);
+/** After a tile's fetch: LODE_ERR_PAGE_LOST, naming pages, if something is lost that a stream cannot do without. */
+lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile);
+/** Close the gaps that lost records leave in the first n of step->pointers, and count them. @return how many are left
+ */
+size_t lode_leave_out_lost(lode_step_state_t *step, size_t row, uint32_t head, size_t n);
+/** Tell a stream its lost_share. */
+void lode_lost_shares(const lode_step_state_t *step, const lode_step_stream_t *stream);
+/** First of some ascending tokens that is not below @p token. (gather.c) */
+const uint32_t *lode_lower_bound(const uint32_t *tokens, const uint32_t *end, uint64_t token);
 
 /** Plan the next tile and begin its fetch. @p any is false when the step's pages are exhausted. (plan.c) */
 lode_status_t lode_tile_begin(lode_step_state_t *step, lode_tile_t *tile, bool *any);

@@ -165,7 +165,7 @@ static bool go_to(fabric_fetching_t *fetching, uint32_t index, const lode_fetch_
     fetch_cause_t cause = take_own(fetching, index);
     note_cause(&fetching->ways[index], fetching->ways[index].asked, cause);
     if (cause == FETCH_NO_CAUSE)
-        fetch_item_landed(fetching, index);
+        fetch_item_landed(fetching, index, source->rank);
     return cause == FETCH_NO_CAUSE;
 }
 
@@ -184,13 +184,13 @@ static void route(fabric_fetching_t *fetching, uint32_t index)
         fetch->lost = &fetch->items[index];
 }
 
-void fetch_item_landed(fabric_fetching_t *fetching, uint32_t index)
+void fetch_item_landed(fabric_fetching_t *fetching, uint32_t index, uint32_t rank)
 {
     lode_fetch_t *fetch = fetching->fetch;
     fetching->ways[index].flags |= ITEM_LANDED;
     fetching->landed++;
     fetch->bytes += fetching->ways[index].bytes;
-    _Atomic uint64_t *in = &fetching->fabric->peers[fetching->ways[index].rank].bytes_in;
+    _Atomic uint64_t *in = &fetching->fabric->peers[rank].bytes_in;
     atomic_store_explicit(in, atomic_load_explicit(in, memory_order_relaxed) + fetching->ways[index].bytes,
                           memory_order_relaxed);
 }

@@ -90,8 +90,8 @@ struct fabric_request {
 };
 
 /* fetch.c */
-/** An item lies in the landing buffer and passed its check. */
-void fetch_item_landed(fabric_fetching_t *fetching, uint32_t item);
+/** An item of @p rank lies in the landing buffer and passed its check. */
+void fetch_item_landed(fabric_fetching_t *fetching, uint32_t item, uint32_t rank);
 /** @p rank did not give it: on to the next owner, unless it is hedged. */
 void fetch_item_failed(fabric_fetching_t *fetching, uint32_t item, uint32_t rank, fetch_cause_t cause);
 /** Put the item back into its owner's queue, to be asked for by message. */

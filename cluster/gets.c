@@ -37,7 +37,7 @@ static void finish(fabric_request_t *request)
         uint32_t index = request->items[i];
         const lode_fetch_item_t *item = &fetch->items[index];
         if (fetch->verify(fetch->context, item, fetch->landing + item->landing)) {
-            fetch_item_landed(fetching, index);
+            fetch_item_landed(fetching, index, request->rank);
         } else {
             fetching->ways[index].flags |= ITEM_BATCHED;
             fetch_item_again(fetching, index);

@@ -217,7 +217,7 @@ static void scatter(fabric_request_t *request, const uint8_t *data)
         if (bytes)
             memcpy(fetch->landing + item->landing, records, bytes);
         if (bytes && fetch->verify(fetch->context, item, fetch->landing + item->landing)) {
-            fetch_item_landed(fetching, index);
+            fetch_item_landed(fetching, index, request->rank);
             continue;
         }
         failed = true;

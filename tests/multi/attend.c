@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/base.h"
+#include "attend/inside.h"
 #include "kernels/kernels.h"
 #include "lodemark.h"
 
@@ -539,6 +539,71 @@ Test(attend, dense_is_the_same_wherever_records_are)
 Test(attend, sparse_is_the_same_wherever_records_are)
 {
     places_case((lode_policy_t){.budget_share = 0.3, .sinks = 4, .window = 64});
+}
+
+/* Pages that no rank has any more: a stream fails and names them, or goes on without, as its policy says. */
+Test(attend, lost_pages_fail_or_are_skipped)
+{
+    enum { DIM = 64, T = 2, OUT = T * QUERY_HEADS * DIM };
+    lode_geometry_t geometry = geometry_of(1, DIM);
+    lode_cluster_h cluster = join(&geometry, (const char *[]){"path", "batched", "hot-cache", "0", NULL});
+    const uint64_t tokens[] = {700, 300};
+    lode_block_h blocks[2];
+    model_block_t models[2];
+    make_documents(cluster, 2, tokens, DIM, LODE_FORMAT_BF16, "landmark2", blocks, models);
+    MPI_Barrier(MPI_COMM_WORLD);
+    const uint32_t gone[] = {3, 7, 9};
+    for (int i = 0; i < 3; i++)
+        lode_shard_drop_page(cluster->shard, (lode_page_id_t){blocks[0]->info.id, 0, gone[i]});
+    MPI_Barrier(MPI_COMM_WORLD);
+    lode_policy_t skip = {.select = LODE_SELECT_DENSE, .lost = LODE_LOST_SKIP};
+    lode_policy_t sparse = {.budget_tokens = 400, .window = 4, .lost = LODE_LOST_SKIP};
+    lode_view_h fails = make_view(cluster, blocks, NULL, 1, -1, DENSE);
+    lode_view_h whole = make_view(cluster, blocks + 1, NULL, 1, -1, DENSE);
+    lode_view_h skips = make_view(cluster, blocks, NULL, 1, -1, skip);
+    lode_view_h chooses = make_view(cluster, blocks, NULL, 1, -1, sparse);
+    float *q = tensor(960, OUT), out[3][OUT], lse[3][T * QUERY_HEADS], share[3][T];
+    lode_view_h views[] = {skips, whole, chooses};
+    lode_stream_t streams[3];
+    for (int s = 0; s < 3; s++)
+        streams[s] = (lode_stream_t){views[s], T, 700, LODE_FP32, q, NULL, NULL, out[s], lse[s], share[s]};
+    lode_step_stats_t stats;
+    MUST(lode_step(cluster, 0, streams, 3, &stats));
+    CHECK(stats.records_lost == 3 * 64 * KV_HEADS, "%llu records", (unsigned long long)stats.records_lost);
+    CHECK(stats.records_local + stats.records_fetched + stats.records_lost == stats.records_wanted);
+    const model_block_t left[] = {{models[0].k, models[0].v, 192, 0},
+                                  {models[0].k + 256 * KV_HEADS * DIM, models[0].v + 256 * KV_HEADS * DIM, 192, 0},
+                                  {models[0].k + 512 * KV_HEADS * DIM, models[0].v + 512 * KV_HEADS * DIM, 64, 0},
+                                  {models[0].k + 640 * KV_HEADS * DIM, models[0].v + 640 * KV_HEADS * DIM, 60, 0}};
+    for (int t = 0; t < T; t++) {
+        check_token(left, 4, DIM, 700 + t, q + t * QUERY_HEADS * DIM, out[0] + t * QUERY_HEADS * DIM,
+                    lse[0] + t * QUERY_HEADS, 2e-5);
+        check_token(models + 1, 1, DIM, 700 + t, q + t * QUERY_HEADS * DIM, out[1] + t * QUERY_HEADS * DIM,
+                    lse[1] + t * QUERY_HEADS, 2e-5);
+        CHECK(share[0][t] == (float)(192. / 700) && share[1][t] == 0, "%g and %g", share[0][t], share[1][t]);
+        uint64_t worst = 0;
+        for (uint32_t h = 0; h < KV_HEADS; h++) {
+            const uint32_t *chosen;
+            uint64_t count, lost = 0;
+            MUST(lode_step_selection(cluster, 2, t, h, &chosen, &count));
+            for (uint64_t i = 0; i < count; i++)
+                lost += chosen[i] / 64 == 3 || chosen[i] / 64 == 7 || chosen[i] / 64 == 9;
+            worst = lost > worst ? lost : worst;
+        }
+        CHECK(worst > 0 && share[2][t] == (float)((double)worst / 400), "%g", share[2][t]);
+    }
+    streams[1].view = fails; /* beside one that skips the same pages */
+    CHECK(lode_step(cluster, 0, streams, 3, &stats) == LODE_ERR_PAGE_LOST);
+    CHECK(strstr(lode_error_message(), "\"d0\"") && strstr(lode_error_message(), "layer 0, pages 3, 7, 9: no owner"));
+    streams[1].view = whole; /* nothing of the failed step is left behind */
+    for (int i = 0; i < 6; i++)
+        MUST(lode_step(cluster, 0, streams, 3, &stats));
+    for (int i = 0; i < 3; i++)
+        MUST(lode_view_destroy(&views[i]));
+    MUST(lode_view_destroy(&fails));
+    close_blocks(blocks, 2);
+    MUST(lode_cluster_leave(&cluster));
+    agree();
 }
 
 /* Tensor parallelism: ranks that own other KV heads keep blocks of one name apart. */
