@@ -12,5 +12,7 @@ int lode_bench_step(int argc, char **argv);
 int lode_bench_fetch(int argc, char **argv);
 /** This machine's arithmetic, kernel by kernel, beside its floors. */
 int lode_bench_kernels(int argc, char **argv);
+/** Generated keys, values and queries to a capture file. */
+int lode_generate(int argc, char **argv);
 
 #endif

@@ -23,6 +23,7 @@ static const command_t bench_commands[] = {
 static const command_t commands[] = {
     {"info", lode_command_info, NULL, "what this build and this machine can do"},
     {"bench", NULL, bench_commands, "measure"},
+    {"generate", lode_generate, NULL, "write a capture of generated keys, values and queries, to try things with"},
     {NULL},
 };
 
