@@ -82,6 +82,8 @@ void lode_job_end(void)
 lode_status_t lode_job_agree(lode_status_t status)
 {
     int rank, first, mine;
+    if (!mpi_runs())
+        return status;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     mine = status == LODE_OK ? INT32_MAX : rank;
     MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
@@ -94,6 +96,26 @@ lode_status_t lode_job_agree(lode_status_t status)
     MPI_Bcast(&code, 1, MPI_INT, first, MPI_COMM_WORLD);
     MPI_Bcast(sentence, sizeof sentence, MPI_CHAR, first, MPI_COMM_WORLD);
     return lode_fail((lode_status_t)code, "%s", sentence);
+}
+
+void lode_job_sum(const lode_job_t *job, double *values, size_t n)
+{
+    if (job->ranks > 1)
+        MPI_Allreduce(MPI_IN_PLACE, values, (int)n, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+}
+
+void lode_job_sum_counts(const lode_job_t *job, uint64_t *values, size_t n)
+{
+    if (job->ranks > 1)
+        MPI_Allreduce(MPI_IN_PLACE, values, (int)n, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+}
+
+void lode_job_max(const lode_job_t *job, const double *mine, double *largest, size_t n)
+{
+    if (job->ranks > 1)
+        MPI_Allreduce(mine, largest, (int)n, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    else
+        memcpy(largest, mine, n * sizeof *mine);
 }
 
 lode_status_t lode_job_check_output(const char *path)

@@ -37,8 +37,16 @@ typedef struct lode_job {
 lode_status_t lode_job_begin(lode_job_t *job);
 /** Finalise MPI. Collective. */
 void lode_job_end(void);
-/** Every rank gets the status and sentence of the lowest rank that has failed; LODE_OK if none has. Collective. */
+/**
+ * Every rank gets the status and sentence of the lowest rank that has failed; LODE_OK if none has. Collective; without
+ * MPI it gives @p status back.
+ */
 lode_status_t lode_job_agree(lode_status_t status);
+/** Sums over the ranks, in place. Collective; a job of one rank needs no MPI. */
+void lode_job_sum(const lode_job_t *job, double *values, size_t n);
+void lode_job_sum_counts(const lode_job_t *job, uint64_t *values, size_t n);
+/** Largest values over the ranks. Collective; a job of one rank needs no MPI. */
+void lode_job_max(const lode_job_t *job, const double *mine, double *largest, size_t n);
 
 /** Whether @p path can be created or written; nothing is changed in a file that is there. */
 lode_status_t lode_job_check_output(const char *path);

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
-#include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,7 +68,7 @@ void lode_mass_found(lode_reference_work_t *w, lode_check_t *check, size_t c)
                 check->found[h] += exp((place.extra ? extra : logits)[place.index] - lse[h]);
         }
     }
-    MPI_Allreduce(MPI_IN_PLACE, check->found, (int)g->query_heads, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    lode_job_sum(&w->params->job, check->found, g->query_heads);
     for (uint32_t h = 0; h < g->query_heads; h++)
         if (!check->chosen[h / group])
             check->found[h] = 1;
@@ -179,7 +178,7 @@ static void count_from(const contest_t *contest, const uint64_t *threshold, uint
         for (size_t i = 0; i < contest->count; i++)
             count[h] += ordered(scores[i]) >= threshold[h];
     }
-    MPI_Allreduce(MPI_IN_PLACE, count, (int)heads, MPI_UINT64_T, MPI_SUM, MPI_COMM_WORLD);
+    lode_job_sum_counts(&w->params->job, count, heads);
 }
 
 /*
@@ -234,7 +233,7 @@ void lode_mass_oracle(lode_reference_work_t *w, lode_check_t *check, size_t c)
     find_thresholds(&contest, threshold);
     for (uint32_t h = 0; h < g->query_heads; h++)
         check->oracle[h] = mass_from(&contest, h, threshold[h / group]);
-    MPI_Allreduce(MPI_IN_PLACE, check->oracle, (int)g->query_heads, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+    lode_job_sum(&w->params->job, check->oracle, g->query_heads);
     for (uint32_t h = 0; h < g->query_heads; h++)
         if (!check->chosen[h / group])
             check->oracle[h] = 1;

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
-#include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -221,19 +220,18 @@ static void merge_ranks(lode_reference_work_t *w, lode_check_t *checks, size_t n
 {
     const lode_geometry_t *g = &w->params->source->geometry;
     uint32_t dim = g->head_dim;
-    int heads = (int)g->query_heads;
     for (size_t c = 0; c < n; c++) {
         double *maximum = w->maximum + c * g->query_heads, *sum = w->sum + c * g->query_heads;
         double *top = w->docs_lse + c * g->query_heads;
-        MPI_Allreduce(maximum, top, heads, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+        lode_job_max(&w->params->job, maximum, top, g->query_heads);
         for (uint32_t h = 0; h < g->query_heads; h++) {
             double keep = exp(maximum[h] - top[h]);
             sum[h] *= keep;
             for (uint32_t i = 0; i < dim; i++)
                 checks[c].docs_out[h * dim + i] *= keep;
         }
-        MPI_Allreduce(MPI_IN_PLACE, sum, heads, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
-        MPI_Allreduce(MPI_IN_PLACE, checks[c].docs_out, heads * (int)dim, MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+        lode_job_sum(&w->params->job, sum, g->query_heads);
+        lode_job_sum(&w->params->job, checks[c].docs_out, (size_t)g->query_heads * dim);
         for (uint32_t h = 0; h < g->query_heads; h++) {
             for (uint32_t i = 0; i < dim; i++)
                 checks[c].docs_out[h * dim + i] /= sum[h];
