@@ -83,7 +83,10 @@ static uint64_t wrong_scores(const scan_t *s, const uint8_t *rows, size_t n, con
                 total += fabs(x[j]);
                 most = fmax(most, fabs(q[g * s->dim + j]));
             }
-            double step = s->spec.codec != LODE_LANDMARK_UNIFORM ? 0 : most / (s->spec.bits == 8 ? 32767 : 127);
+            double step = s->spec.codec != LODE_LANDMARK_UNIFORM ? 0
+                                                                 : most / (s->spec.bits == 8   ? 32767
+                                                                           : s->spec.bits == 1 ? 15
+                                                                                               : 127);
             double bound = 0.5001 * step * total + 2e-5 * size + 1e-37;
             wrong += !(fabs(out[g * CALL + i] - score) <= bound);
         }
@@ -190,6 +193,7 @@ static const struct {
     {"uniform8", {LODE_LANDMARK_UNIFORM, 8, 1, 1}, {0.85, 0.50}, {NAN, NAN}},
     {"uniform4", {LODE_LANDMARK_UNIFORM, 4, 1, 1}, {0.80, 0.45}, {1.7, 1.6}},
     {"uniform2", {LODE_LANDMARK_UNIFORM, 2, 1, 1}, {0.65, 0.27}, {2.2, 1.8}},
+    {"uniform1", {LODE_LANDMARK_UNIFORM, 1, 1, 1}, {0.60, 0.22}, {4, 3.0}},
     {"mean16", {LODE_LANDMARK_MEAN, 16, 1, 1}, {NAN, NAN}, {NAN, NAN}},
     {"higgs4", {LODE_LANDMARK_HIGGS, 4, 1, 1}, {NAN, NAN}, {NAN, NAN}},
     {"higgs2", {LODE_LANDMARK_HIGGS, 2, 1, 1}, {NAN, NAN}, {NAN, NAN}},
@@ -239,7 +243,7 @@ lode_status_t lode_kernels_scan(lode_kernels_bench_t *b)
         double landmarks[FORMATS] = {0};
         for (uint32_t f = 0; f < FORMATS; f++)
             LODE_TRY(scan_row(b, f, 128, groups[i], &landmarks[f]));
-        for (uint32_t f = 1; f < 3; f++)
+        for (uint32_t f = 1; f < 4; f++)
             against_eight(b, f, groups[i], landmarks[f], landmarks[0]);
     }
     double unused;

@@ -16,7 +16,7 @@ const lode_option_t lode_step_options[] = {
     {"documents", NULL, LODE_OPTION_COUNT, NULL, 1, 4096, "blocks that the context is made of [4; a capture is 1]"},
     {"budget", "3.125%", LODE_OPTION_SHARE, NULL, 0, 0, "share of the context that a KV head may read a step"},
     {"policy", "landmark2", LODE_OPTION_TEXT, NULL, 0, 0,
-     "dense, or landmark16, 8, 4, 2 with :c2 to :c16, :higgs, :nocentre"},
+     "dense, or landmark16, 8, 4, 2, 1 with :c2 to :c16, :higgs, :nocentre"},
     {"format", "fp8", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how records are stored"},
     {"merge", "max", LODE_OPTION_CHOICE, "max|mean", 0, 0, "how the query heads of a group agree on a token"},
     {"sinks", "4", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "first tokens of the context that are always read"},
@@ -59,7 +59,7 @@ static uint64_t count_or(const lode_options_t *options, const char *name, uint64
 /* A landmark's first word is checked here too, so that a slip is answered with the nearest name. */
 static lode_status_t read_policy(lode_step_wish_t *wish)
 {
-    static const lode_option_t policies[] = {{"dense"},     {"landmark2"},  {"landmark4"},
+    static const lode_option_t policies[] = {{"dense"},     {"landmark1"},  {"landmark2"}, {"landmark4"},
                                              {"landmark8"}, {"landmark16"}, {NULL}};
     wish->policy = lode_options_get(&wish->options, "policy");
     wish->dense = strcmp(wish->policy, "dense") == 0;

@@ -247,14 +247,14 @@ LODE_API lode_status_t lode_cluster_tend(lode_cluster_h cluster, uint64_t budget
 
 typedef enum lode_landmark_codec {
     LODE_LANDMARK_MEAN,    /**< bf16 mean of the chunk (bits = 16) */
-    LODE_LANDMARK_UNIFORM, /**< Hadamard, uniform grid, inner-product rescale (bits = 8, 4, 2) */
+    LODE_LANDMARK_UNIFORM, /**< Hadamard, uniform grid, inner-product rescale (bits = 8, 4, 2, 1) */
     LODE_LANDMARK_HIGGS    /**< Hadamard, Gaussian vector grid as in arXiv 2604.08426 (bits = 4, 2) */
 } lode_landmark_codec_t;
 
 /** The quantised representative of each chunk of keys. */
 typedef struct lode_landmark_spec {
     lode_landmark_codec_t codec;
-    uint32_t bits;   /**< a coordinate: 16, 8, 4, 2 */
+    uint32_t bits;   /**< a coordinate: 16, 8, 4, 2, 1 */
     uint32_t chunk;  /**< tokens a landmark: 1, 2, 4, 8, 16 */
     uint32_t centre; /**< 1: the block's mean key is subtracted before quantising, its score added back */
 } lode_landmark_spec_t;

@@ -198,16 +198,42 @@ static inline size_t lode_landmark_code_bytes(const lode_landmark_spec_t *spec, 
 
 /* ------------------------------------------------------------- UNIFORM codes */
 
-/** Step of the Gaussian-optimal uniform quantiser, in units of the rms: 4 and 16 levels. */
+/** Step of the Gaussian-optimal uniform quantiser, in units of the rms: 4 and 16 levels. With 2 it decides nothing. */
 #define LODE_UNIFORM_STEP2 0.9957f
 #define LODE_UNIFORM_STEP4 0.3352f
+static inline float lode_uniform_step(uint32_t bits)
+{
+    return bits == 4 ? LODE_UNIFORM_STEP4 : bits == 2 ? LODE_UNIFORM_STEP2 : 1.0f;
+}
+
+/**
+ * 1 bit: the greatest q8. Four coordinates, half a byte of codes, are looked up at once; with this bound the looked-up
+ * sums of a byte's halves, each raised by LODE_SIGNS_RAISE so that none is negative, fit a byte together. What the
+ * query loses so is a tenth of what the landmarks' own rounding loses.
+ */
+#define LODE_SIGNS_MOST 15
+#define LODE_SIGNS_RAISE (4 * LODE_SIGNS_MOST)
+
+/** Fill query->signs from query->q8: field m of byte j of word w is coordinate 32·w + 4·m + j. */
+static inline void lode_signs_prepare(uint32_t dim, lode_landmark_query_t *query)
+{
+    for (uint32_t word = 0; word < dim / 32; word++)
+        for (uint32_t half = 0; half < 2; half++)
+            for (uint32_t j = 0; j < 4; j++) {
+                const int8_t *q = query->q8 + 32 * word + 16 * half + j;
+                uint8_t *sums = query->signs[word][half] + 16 * j;
+                sums[0] = LODE_SIGNS_RAISE;
+                for (uint32_t value = 1; value < 16; value++) /* a value without its lowest bit was summed before */
+                    sums[value] = (uint8_t)(sums[value & (value - 1)] + q[4 * __builtin_ctz(value)]);
+            }
+}
 
 /**
  * The one expression behind every UNIFORM score, in this order and unfused, so that all levels agree to the bit:
  *
  *   score = (query.scale · (float)t) · row scale + query.bias
  *
- * 4 and 2 bit: t = 2·Σ code·q8 − (levels − 1)·Σ q8, twice the dot product with the centred codes, and query.scale is
+ * 4, 2 and 1 bit: t = 2·Σ code·q8 − (levels − 1)·Σ q8, twice the dot product with the centred codes, and query.scale is
  * half the step of q8. 8 bit: t = Σ code·q16, and query.scale is the step of q16.
  */
 static inline float lode_uniform_score(const lode_landmark_query_t *query, int32_t t, uint16_t row_scale)
@@ -220,7 +246,7 @@ static inline float lode_uniform_score(const lode_landmark_query_t *query, int32
 static inline float lode_query_begin(uint32_t bits, float absmax, float bias, float *exact,
                                      lode_landmark_query_t *query)
 {
-    float back, most = bits == 8 ? 32767 : 127;
+    float back, most = bits == 8 ? 32767 : bits == 1 ? LODE_SIGNS_MOST : 127;
     *exact = lode_exact_scale(absmax, &back);
     query->bias = bias;
     query->sum = 0;

@@ -43,6 +43,7 @@ uint32_t lode_record_tag(uint64_t block, uint32_t layer, uint32_t head, uint32_t
  *   UNIFORM 8 bit  row: D int8                       tile: [2][D/4][16][4] int8
  *   UNIFORM 4 bit  row: D/2 bytes                    tile: [2][D/8][16][4] bytes
  *   UNIFORM 2 bit  row: D/4 bytes                    tile: [2][D/16][16][4] bytes
+ *   UNIFORM 1 bit  row: D/8 bytes                    tile: [2][D/32][16][4] bytes
  *   HIGGS 4 bit    row: D/2 codes of coordinate pairs   tile: [2][D/2/4][16][4]
  *   HIGGS 2 bit    row: D/4 codes of coordinate fours   tile: [2][D/4/4][16][4]
  *   MEAN           row: D bf16                       tile: [2][D/2][16][2] bf16
@@ -57,10 +58,12 @@ bool lode_landmark_spec_valid(const lode_landmark_spec_t *spec, uint32_t dim);
 
 /** A query made ready to be scored against landmarks of one codec. Filled by query_prepare. */
 typedef struct lode_landmark_query {
-    float scale;                            /**< UNIFORM: of the quantised query */
-    float bias;                             /**< added to every score: query · mean */
-    int32_t sum;                            /**< UNIFORM 4, 2 bit: sum of coordinates of the quantised query */
-    _Alignas(64) int8_t q8[LODE_MAX_DIM];   /**< UNIFORM 4, 2 bit */
+    float scale;                          /**< UNIFORM: of the quantised query */
+    float bias;                           /**< added to every score: query · mean */
+    int32_t sum;                          /**< UNIFORM 4, 2, 1 bit: sum of coordinates of the quantised query */
+    _Alignas(64) int8_t q8[LODE_MAX_DIM]; /**< UNIFORM 4, 2, 1 bit */
+    /** UNIFORM 1 bit: for half a byte (low, high) of word w, [byte of the word][its 16 values]: its share of the sum */
+    _Alignas(64) uint8_t signs[LODE_MAX_DIM / 32][2][64];
     _Alignas(64) int16_t q16[LODE_MAX_DIM]; /**< UNIFORM 8 bit */
     _Alignas(64) float q32[LODE_MAX_DIM];   /**< MEAN; HIGGS (the table is made from it) */
 } lode_landmark_query_t;

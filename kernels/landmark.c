@@ -12,7 +12,7 @@ bool lode_landmark_spec_valid(const lode_landmark_spec_t *spec, uint32_t dim)
     case LODE_LANDMARK_MEAN:
         return spec->bits == 16;
     case LODE_LANDMARK_UNIFORM:
-        return spec->bits == 8 || spec->bits == 4 || spec->bits == 2;
+        return spec->bits == 8 || spec->bits == 4 || spec->bits == 2 || spec->bits == 1;
     case LODE_LANDMARK_HIGGS:
         return spec->bits == 4 || spec->bits == 2;
     }

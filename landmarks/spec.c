@@ -5,7 +5,7 @@
 #include "landmarks/landmarks.h"
 
 #define KNOWN                                                                                                          \
-    "known are landmark16, landmark8, landmark4, landmark2, then any of :c1 :c2 :c4 :c8 :c16, :higgs (4 and 2 bits), " \
+    "known are landmark16, landmark8, landmark4, landmark2, landmark1, then any of :c1 :c2 :c4 :c8 :c16, :higgs (4 and 2 bits), " \
     ":centre or :nocentre, each once"
 
 /* What an option decides, so that none is decided twice. */
@@ -25,7 +25,7 @@ static bool bits_parse(const char *text, size_t length, uint32_t *bits)
     static const struct {
         const char *text;
         uint32_t bits;
-    } names[] = {{"landmark16", 16}, {"landmark8", 8}, {"landmark4", 4}, {"landmark2", 2}};
+    } names[] = {{"landmark16", 16}, {"landmark8", 8}, {"landmark4", 4}, {"landmark2", 2}, {"landmark1", 1}};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strlen(names[i].text) == length && memcmp(names[i].text, text, length) == 0) {
             *bits = names[i].bits;

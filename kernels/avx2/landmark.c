@@ -98,6 +98,59 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
     }
 }
 
+/*
+ * The words of 16 landmarks, [landmark][byte], as [byte][landmark]: each half of the two vectors has a table of its
+ * own.
+ */
+LODE_INLINE void bytes_apart(const uint8_t *words, __m256i apart[2])
+{
+    const __m256i within = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0, 4, 8, 12, 1, 5, 9,
+                                            13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m256i low = _mm256_load_si256((const __m256i *)words), high = _mm256_load_si256((const __m256i *)(words + 32));
+    __m256i outer = _mm256_shuffle_epi8(_mm256_permute2x128_si256(low, high, 0x20), within); /* landmarks 0-3, 8-11 */
+    __m256i inner = _mm256_shuffle_epi8(_mm256_permute2x128_si256(low, high, 0x31), within); /* landmarks 4-7, 12-15 */
+    apart[0] = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(outer, inner), 0xd8);
+    apart[1] = _mm256_permute4x64_epi64(_mm256_unpackhi_epi32(outer, inner), 0xd8);
+}
+
+/* 1 bit: see avx512/landmark.c. */
+LODE_INLINE void scan_signs(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries, float *out)
+{
+    const __m256i nibble = _mm256_set1_epi8(15), byte = _mm256_set1_epi16(255);
+    for (size_t first = 0; first < scan->n; first += 16) {
+        const uint8_t *words = words_of(scan, first), *scales = scales_of(scan, first);
+        __m256i even[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, odd[2] = {even[0], even[1]};
+        for (uint32_t word = 0; word < scan->words; word++) {
+            __m256i apart[2];
+            bytes_apart(words + 64 * word, apart);
+            _mm_prefetch((const char *)words + 64 * word + AHEAD, _MM_HINT_T0);
+            for (uint32_t h = 0; h < 2; h++) {
+                __m256i low = _mm256_and_si256(apart[h], nibble);
+                __m256i high = _mm256_and_si256(_mm256_srli_epi16(apart[h], 4), nibble);
+                for (uint32_t g = 0; g < group; g++) {
+                    const uint8_t(*signs)[64] = queries[g].signs[word];
+                    __m256i sum = _mm256_add_epi8(
+                        _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)(signs[0] + 32 * h)), low),
+                        _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)(signs[1] + 32 * h)), high));
+                    ADD(_mm256_add_epi16, even[g], _mm256_and_si256(sum, byte));
+                    ADD(_mm256_add_epi16, odd[g], _mm256_srli_epi16(sum, 8));
+                }
+            }
+        }
+        for (uint32_t g = 0; g < group; g++) {
+            __m128i a = _mm_add_epi16(_mm256_castsi256_si128(even[g]), _mm256_extracti128_si256(even[g], 1));
+            __m128i b = _mm_add_epi16(_mm256_castsi256_si128(odd[g]), _mm256_extracti128_si256(odd[g], 1));
+            __m128i sums[2] = {_mm_unpacklo_epi16(a, b), _mm_unpackhi_epi16(a, b)};
+            int32_t raised = (int32_t)(scan->dim / 4) * LODE_SIGNS_RAISE;
+            for (uint32_t h = 0; h < 2; h++) {
+                __m256i t = _mm256_sub_epi32(_mm256_slli_epi32(_mm256_cvtepu16_epi32(sums[h]), 1),
+                                             _mm256_set1_epi32(2 * raised + queries[g].sum));
+                put(out + g * scan->stride, first + 8 * h, scan->n, uniform_end(&queries[g], t, scales + 16 * h));
+            }
+        }
+    }
+}
+
 /* 8 bit: the even and the odd bytes of each word, made 16 bits wide in place, meet the query's even and odd ones. */
 LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries, float *out)
 {
@@ -161,8 +214,10 @@ LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, con
         scan_bytes(group, scan, queries, out);
     else if (spec->bits == 4)
         scan_packed(4, group, scan, queries, out);
-    else
+    else if (spec->bits == 2)
         scan_packed(2, group, scan, queries, out);
+    else
+        scan_signs(group, scan, queries, out);
 }
 
 static void scan_2(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,

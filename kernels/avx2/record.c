@@ -131,12 +131,12 @@ void lode_avx2_record_decode(lode_format_t format, uint32_t dim, const uint8_t *
 /* The code of each coordinate and, in `centred`, the number it stands for before the row's scale. */
 static void uniform_codes(uint32_t bits, uint32_t dim, const float *y, uint8_t *codes, float *centred)
 {
-    float levels = bits == 4 ? 16 : 4, rms, inverse;
+    float levels = (float)(1u << bits), rms, inverse;
     if (bits == 8) {
         inverse = 127 / absmax_of(y, dim);
     } else {
         rms = sqrtf(lane_dot(y, y, dim) / (float)dim);
-        inverse = 1 / (rms * (bits == 4 ? LODE_UNIFORM_STEP4 : LODE_UNIFORM_STEP2));
+        inverse = 1 / (rms * lode_uniform_step(bits));
     }
     __m256 low = _mm256_set1_ps(bits == 8 ? -127 : 0), high = _mm256_set1_ps(bits == 8 ? 127 : levels - 1);
     __m256 zero = _mm256_set1_ps(bits == 8 ? 0 : levels / 2), middle = _mm256_set1_ps(bits == 8 ? 0 : (levels - 1) / 2);
@@ -244,4 +244,6 @@ void lode_avx2_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, con
     for (uint32_t i = 0; i < dim; i++)
         query->sum += codes[i];
     memcpy(query->q32, q, sizeof *q * dim);
+    if (spec->bits == 1)
+        lode_signs_prepare(dim, query);
 }

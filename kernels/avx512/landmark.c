@@ -97,6 +97,75 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
     }
 }
 
+/* The words of 16 landmarks, [landmark][byte], as [byte][landmark]: each quarter of the vector has a table of its own.
+ */
+LODE_INLINE __m512i bytes_apart(__m512i words)
+{
+    const __m512i within = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i across = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_epi32(across, _mm512_shuffle_epi8(words, within));
+}
+
+/* [even, odd] landmarks' sums, 8 and 8 of 16 bits, of two queries: each is spread over the quarters of its vector. */
+LODE_INLINE __m512i add_quarters(const __m512i even[2], const __m512i odd[2])
+{
+    __m512i half[2];
+    for (uint32_t g = 0; g < 2; g++)
+        half[g] =
+            _mm512_add_epi16(_mm512_shuffle_i64x2(even[g], odd[g], 0x44), _mm512_shuffle_i64x2(even[g], odd[g], 0xee));
+    return _mm512_add_epi16(_mm512_shuffle_i64x2(half[0], half[1], 0x88), _mm512_shuffle_i64x2(half[0], half[1], 0xdd));
+}
+
+/* Scores of 16 landmarks from t, 8 even and 8 odd ones. */
+LODE_INLINE __m512 signs_end(const lode_landmark_query_t *query, __m256i t, const uint8_t *scales)
+{
+    const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    return uniform_end(query, _mm512_permutexvar_epi32(order, _mm512_cvtepi16_epi32(t)), scales);
+}
+
+/*
+ * 1 bit: half a byte, four coordinates, is looked up in its table of 16 sums, 64 of them at once. The sums of a byte's
+ * halves fit a byte together (LODE_SIGNS_MOST). From there on they are added in 16 bits, once as pairs of an even and
+ * an odd landmark, once the odd ones alone: what the pairs carry over is taken off at the end.
+ */
+LODE_INLINE void scan_signs(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries, float *out)
+{
+    const __m512i nibble = _mm512_set1_epi8(15);
+    int16_t centre[4] = {0};
+    for (uint32_t g = 0; g < group; g++)
+        centre[g] = (int16_t)((int32_t)(scan->dim / 4) * 2 * LODE_SIGNS_RAISE + queries[g].sum);
+    for (size_t first = 0; first < scan->n; first += 16) {
+        const uint8_t *tile = scan->tiles + first / LODE_TILE * scan->tile_bytes;
+        const uint8_t *words = tile + first % LODE_TILE * scan->code_bytes;
+        const uint8_t *scales = tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2;
+        __m512i pairs[4], odd[4];
+        for (uint32_t g = 0; g < 4; g++)
+            pairs[g] = odd[g] = _mm512_setzero_si512();
+        for (uint32_t word = 0; word < scan->words; word++) {
+            __m512i codes = bytes_apart(_mm512_load_si512(words + 64 * word));
+            __m512i low = _mm512_and_si512(codes, nibble), high = _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble);
+            ask(words + 64 * word);
+            for (uint32_t g = 0; g < group; g++) {
+                __m512i sum = _mm512_add_epi8(_mm512_shuffle_epi8(_mm512_load_si512(queries[g].signs[word][0]), low),
+                                              _mm512_shuffle_epi8(_mm512_load_si512(queries[g].signs[word][1]), high));
+                ADD(_mm512_add_epi16, pairs[g], sum);
+                ADD(_mm512_add_epi16, odd[g], _mm512_srli_epi16(sum, 8));
+            }
+        }
+        for (uint32_t g = 0; g < group; g += 2) {
+            for (uint32_t i = g; i < g + 2; i++)
+                pairs[i] = _mm512_sub_epi16(pairs[i], _mm512_slli_epi16(odd[i], 8));
+            __m512i t = _mm512_slli_epi16(add_quarters(pairs + g, odd + g), 1);
+            __m256i a = _mm256_sub_epi16(_mm512_castsi512_si256(t), _mm256_set1_epi16(centre[g]));
+            put(out + g * scan->stride, first, scan->n, signs_end(&queries[g], a, scales));
+            if (g + 1 == group)
+                break;
+            __m256i b = _mm256_sub_epi16(_mm512_extracti64x4_epi64(t, 1), _mm256_set1_epi16(centre[g + 1]));
+            put(out + (g + 1) * scan->stride, first, scan->n, signs_end(&queries[g + 1], b, scales));
+        }
+    }
+}
+
 /* 8 bit: the even and the odd bytes of each word, made 16 bits wide in place, meet the query's even and odd ones. */
 LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landmark_query_t *queries, float *out)
 {
@@ -173,8 +242,10 @@ LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, con
         scan_bytes(group, scan, queries, out);
     else if (spec->bits == 4)
         scan_packed(4, group, scan, queries, out);
-    else
+    else if (spec->bits == 2)
         scan_packed(2, group, scan, queries, out);
+    else
+        scan_signs(group, scan, queries, out);
 }
 
 static void scan_4(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
@@ -242,4 +313,6 @@ void lode_avx512_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, c
         _mm_store_si128((__m128i *)(query->q8 + i), _mm512_cvtepi32_epi8(code));
     }
     query->sum = _mm512_reduce_add_epi32(sum);
+    if (spec->bits == 1)
+        lode_signs_prepare(dim, query);
 }

@@ -13,9 +13,9 @@ static void uniform_codes(uint32_t bits, uint32_t dim, const float *y, uint8_t *
         }
         return;
     }
-    float levels = bits == 4 ? 16 : 4;
+    float levels = (float)(1u << bits);
     float rms = sqrtf(lode_scalar_lane_dot(y, y, dim) / (float)dim);
-    float inverse = 1 / (rms * (bits == 4 ? LODE_UNIFORM_STEP4 : LODE_UNIFORM_STEP2));
+    float inverse = 1 / (rms * lode_uniform_step(bits));
     for (uint32_t i = 0; i < dim; i++) {
         float code = fminf(fmaxf(floorf(y[i] * inverse) + levels / 2, 0), levels - 1);
         codes[i] = (uint8_t)code;
@@ -98,6 +98,8 @@ void lode_scalar_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, c
         query->q8[i] = (int8_t)code;
         query->sum += code;
     }
+    if (spec->bits == 1)
+        lode_signs_prepare(dim, query);
 }
 
 /* Scores of the 16 landmarks of half a tile, whose words begin at `words` and scales at `scales`. */

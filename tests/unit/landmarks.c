@@ -64,6 +64,7 @@ Test(spec, parse)
         {"landmark4:c2", {LODE_LANDMARK_UNIFORM, 4, 2, 1}},
         {"landmark4:nocentre:c4", {LODE_LANDMARK_UNIFORM, 4, 4, 0}},
         {"landmark2", {LODE_LANDMARK_UNIFORM, 2, 1, 1}},
+        {"landmark1", {LODE_LANDMARK_UNIFORM, 1, 1, 1}},
         {"landmark2:higgs:nocentre", {LODE_LANDMARK_HIGGS, 2, 1, 0}},
         {"landmark4:c1:higgs", {LODE_LANDMARK_HIGGS, 4, 1, 1}},
     };
