@@ -28,10 +28,9 @@ static bool source_of(void *context, const lode_fetch_item_t *item, uint32_t att
     const lode_step_state_t *step = context;
     lode_cluster_h cluster = step->cluster;
     const struct lode_block *block = lode_step_block_at(step, item->user)->block;
-    const lode_page_hint_t *hints = lode_store_hints(cluster->store, block->slot, step->layer, item->page);
-    uint32_t ranks = lode_fabric_ranks(cluster->fabric), self = lode_fabric_rank(cluster->fabric), count = 0;
-    while (hints && count < LODE_REPLICAS_MAX && hints[count].size)
-        count++;
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    uint32_t ranks = lode_fabric_ranks(cluster->fabric), self = lode_fabric_rank(cluster->fabric), count;
+    lode_store_hints(cluster->store, block->slot, step->layer, item->page, hints, &count);
     if (attempt < count) {
         const lode_page_hint_t *hint = &hints[(item->page + self + attempt) % count];
         *source = (lode_fetch_source_t){hint->rank, true, hint->offset, true};

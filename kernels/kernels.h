@@ -101,6 +101,9 @@ typedef struct lode_ops {
     /** Put n rows into tiles at landmark indices first …; other landmarks of the tiles are left alone. */
     void (*landmark_place)(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *rows, size_t n,
                            uint8_t *tiles, size_t first);
+    /** The rows that were put at landmark indices first …, as they were. */
+    void (*landmark_take)(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t first, size_t n,
+                          uint8_t *rows);
     /** Prepare q (dim floats, transformed alike, scaled by 1/sqrt(D) already) and its bias. */
     void (*query_prepare)(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,
                           lode_landmark_query_t *query);

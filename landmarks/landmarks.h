@@ -104,6 +104,11 @@ typedef struct lode_page_hint {
 lode_status_t lode_store_put(lode_store_h store, uint64_t block, uint32_t layer, uint32_t page, uint32_t tokens,
                              const uint8_t *rows, const float *mean, const lode_page_hint_t *hints,
                              uint32_t hint_count);
+/** Replace a page's hints; the page was put. @return LODE_ERR_NOT_FOUND, LODE_ERR_INVALID (no such page). */
+lode_status_t lode_store_owners(lode_store_h store, uint64_t block, uint32_t layer, uint32_t page,
+                                const lode_page_hint_t *hints, uint32_t count);
+/** Take a rank, which is lost with all it held, out of the hints of all pages. */
+void lode_store_forget_rank(lode_store_h store, uint32_t rank);
 /**
  * Make the first `tokens` tokens of a layer visible; never fewer than before (then it is a success without effect).
  * @return LODE_ERR_INVALID if a page of them was not put, LODE_ERR_NOT_FOUND.
@@ -133,8 +138,18 @@ uint64_t lode_store_span(lode_store_h store, uint32_t slot, uint32_t layer, uint
                          uint64_t limit, const uint8_t **tiles);
 /** (dim) mean key of a head, NULL if the block is not centred. */
 const float *lode_store_mean(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head);
-/** Where owners hold a page: (LODE_REPLICAS_MAX) hints, unused ones have size 0. NULL before the page was put. */
-const lode_page_hint_t *lode_store_hints(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page);
+/**
+ * Where owners hold a page, as far as this node knows. While the keeper replaces them, a mixture of old and new may be
+ * seen, as when they are out of date: what is read there must be checked, as records are.
+ * @param[out] hints  (LODE_REPLICAS_MAX)  @return false before the page was put
+ */
+bool lode_store_hints(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page, lode_page_hint_t *hints,
+                      uint32_t *count);
+/**
+ * The landmark rows of a published page, as they were put.
+ * @param[out] rows  (heads, landmarks of the page's tokens) rows  @return tokens of the page; 0: it was not put
+ */
+uint32_t lode_store_rows(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page, uint8_t *rows);
 /** Slots ever used: iterate 0 … n−1 and ask each one's state. */
 uint32_t lode_store_slots(lode_store_h store);
 /** Bytes of memory in use. */

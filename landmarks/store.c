@@ -53,7 +53,8 @@ typedef struct block_record {
 
 typedef struct page_note {
     _Atomic uint64_t tokens; /* 0: the page was not put */
-    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    /* Replaced in place, when pages move: rank | size << 32, then the offset. A reader may see a half of each. */
+    _Atomic uint64_t hints[LODE_REPLICAS_MAX][2];
 } page_note_t;
 
 typedef struct store_header {
@@ -597,6 +598,27 @@ static void rows_place(lode_store_h store, const block_record_t *record, const e
                                           store->base + extent + head * shape->head_bytes, first);
 }
 
+static void hints_write(page_note_t *note, const lode_page_hint_t *hints, uint32_t count)
+{
+    for (uint32_t i = 0; i < LODE_REPLICAS_MAX; i++) {
+        lode_page_hint_t hint = i < count ? hints[i] : (lode_page_hint_t){0};
+        atomic_store_explicit(&note->hints[i][1], hint.offset, memory_order_relaxed);
+        atomic_store_explicit(&note->hints[i][0], (uint64_t)hint.size << 32 | hint.rank, memory_order_relaxed);
+    }
+}
+
+static uint32_t hints_read(const page_note_t *note, lode_page_hint_t *hints)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < LODE_REPLICAS_MAX; i++) {
+        uint64_t word = atomic_load_explicit(&note->hints[i][0], memory_order_relaxed);
+        uint64_t offset = atomic_load_explicit(&note->hints[i][1], memory_order_relaxed);
+        if (word >> 32)
+            hints[count++] = (lode_page_hint_t){(uint32_t)word, (uint32_t)(word >> 32), offset};
+    }
+    return count;
+}
+
 lode_status_t lode_store_put(lode_store_h store, uint64_t block, uint32_t layer, uint32_t page, uint32_t tokens,
                              const uint8_t *rows, const float *mean, const lode_page_hint_t *hints, uint32_t hint_count)
 {
@@ -618,10 +640,50 @@ lode_status_t lode_store_put(lode_store_h store, uint64_t block, uint32_t layer,
     page_note_t *note = note_at(store, &shape, extent, page);
     atomic_store_explicit(&note->tokens, 0, memory_order_release);
     rows_place(store, record, &shape, extent, page, tokens, rows);
-    for (uint32_t i = 0; i < LODE_REPLICAS_MAX; i++)
-        note->hints[i] = hints && i < hint_count ? hints[i] : (lode_page_hint_t){0};
+    hints_write(note, hints, hints ? hint_count : 0);
     atomic_store_explicit(&note->tokens, tokens, memory_order_release);
     return LODE_OK;
+}
+
+lode_status_t lode_store_owners(lode_store_h store, uint64_t block, uint32_t layer, uint32_t page,
+                                const lode_page_hint_t *hints, uint32_t count)
+{
+    uint32_t slot = 0;
+    LODE_TRY(layer_find(store, block, layer, &slot));
+    page_note_t *note = note_find(store, record_at(store, slot), layer, page);
+    if (!note || !atomic_load_explicit(&note->tokens, memory_order_relaxed) || count > LODE_REPLICAS_MAX)
+        return lode_fail(LODE_ERR_INVALID,
+                         "block \"%s\" layer %" PRIu32 ": no page %" PRIu32 " that %" PRIu32 " ranks could own",
+                         lode_store_info(store, slot)->name, layer, page, count);
+    hints_write(note, hints, count);
+    return LODE_OK;
+}
+
+/* Pages of one layer of a block that have been put, as far as they follow one another. */
+static void forget_in_layer(lode_store_h store, block_record_t *record, uint32_t layer, uint32_t rank)
+{
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    page_note_t *note;
+    for (uint64_t page = 0; (note = note_find(store, record, layer, page)); page++) {
+        uint32_t count = hints_read(note, hints), kept = 0;
+        for (uint32_t i = 0; i < count; i++)
+            if (hints[i].rank != rank)
+                hints[kept++] = hints[i];
+        if (kept < count)
+            hints_write(note, hints, kept);
+    }
+}
+
+void lode_store_forget_rank(lode_store_h store, uint32_t rank)
+{
+    uint32_t slots = lode_store_slots(store);
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        uint64_t id;
+        if (!is_live(entry_read(entry_at(store, slot), &id)))
+            continue;
+        for (uint32_t layer = 0; layer < store->params.layers; layer++)
+            forget_in_layer(store, record_at(store, slot), layer, rank);
+    }
 }
 
 lode_status_t lode_store_publish(lode_store_h store, uint64_t block, uint32_t layer, uint64_t tokens)
@@ -683,10 +745,35 @@ const float *lode_store_mean(lode_store_h store, uint32_t slot, uint32_t layer, 
     return extent ? (const float *)(store->base + extent + shape.mean) + (size_t)head * store->params.dim : NULL;
 }
 
-const lode_page_hint_t *lode_store_hints(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page)
+bool lode_store_hints(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page, lode_page_hint_t *hints,
+                      uint32_t *count)
 {
     page_note_t *note = note_find(store, record_at(store, slot), layer, page);
-    return note && atomic_load_explicit(&note->tokens, memory_order_acquire) ? note->hints : NULL;
+    *count = 0;
+    if (!note || !atomic_load_explicit(&note->tokens, memory_order_acquire))
+        return false;
+    *count = hints_read(note, hints);
+    return true;
+}
+
+uint32_t lode_store_rows(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page, uint8_t *rows)
+{
+    block_record_t *record = record_at(store, slot);
+    const lode_landmark_spec_t *spec = &record->info.landmark;
+    page_note_t *note = note_find(store, record, layer, page);
+    uint32_t tokens = note ? (uint32_t)atomic_load_explicit(&note->tokens, memory_order_acquire) : 0;
+    if (tokens == 0 || tokens > LODE_PAGE_TOKENS)
+        return 0;
+    extent_shape_t shape = extent_shape(&record->info, store->params.dim, extent_of(&record->info, page));
+    uint64_t extent =
+        (uint64_t)((uint8_t *)note - store->base) - shape.notes - (page - shape.first_page) * sizeof(page_note_t);
+    size_t count = lode_landmarks_of(spec, tokens);
+    size_t head_rows = count * lode_landmark_row_bytes(spec, store->params.dim);
+    for (uint32_t head = 0; head < shape.heads; head++)
+        store->params.ops->landmark_take(spec, store->params.dim, store->base + extent + head * shape.head_bytes,
+                                         (page - shape.first_page) * shape.page_landmarks, count,
+                                         rows + head * head_rows);
+    return tokens;
 }
 
 uint64_t lode_store_used(lode_store_h store)

@@ -84,6 +84,22 @@ void lode_scalar_landmark_place(const lode_landmark_spec_t *spec, uint32_t dim, 
     }
 }
 
+void lode_scalar_landmark_take(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t first,
+                               size_t n, uint8_t *rows)
+{
+    size_t row_bytes = lode_landmark_row_bytes(spec, dim), code_bytes = lode_landmark_code_bytes(spec, dim);
+    size_t tile_bytes = LODE_TILE * row_bytes;
+    for (size_t i = first; i < first + n; i++, rows += row_bytes) {
+        const uint8_t *tile = tiles + i / LODE_TILE * tile_bytes;
+        size_t place = i % LODE_TILE;
+        const uint8_t *word = tile + place / LODE_LANES * LODE_LANES * code_bytes + place % LODE_LANES * 4;
+        for (size_t at = 0; at < code_bytes; at += 4, word += 4 * LODE_LANES)
+            memcpy(rows + at, word, 4);
+        if (row_bytes > code_bytes)
+            memcpy(rows + code_bytes, tile + LODE_TILE * code_bytes + 2 * place, 2);
+    }
+}
+
 void lode_scalar_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,
                                lode_landmark_query_t *query)
 {

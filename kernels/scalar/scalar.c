@@ -18,6 +18,7 @@ void lode_scalar_fill(lode_ops_t *ops)
         .record_check = lode_scalar_record_check,
         .landmark_quantise = lode_scalar_landmark_quantise,
         .landmark_place = lode_scalar_landmark_place,
+        .landmark_take = lode_scalar_landmark_take,
         .query_prepare = lode_scalar_query_prepare,
         .landmark_score = lode_scalar_landmark_score,
         .logsumexp = lode_scalar_logsumexp,

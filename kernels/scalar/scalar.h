@@ -40,6 +40,8 @@ void lode_scalar_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, 
 
 void lode_scalar_landmark_place(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *rows, size_t n,
                                 uint8_t *tiles, size_t first);
+void lode_scalar_landmark_take(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t first,
+                               size_t n, uint8_t *rows);
 void lode_scalar_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,
                                lode_landmark_query_t *query);
 

@@ -42,6 +42,12 @@ static void *keep(void *argument)
             status = lode_store_publish(store, info.id, 0, (page + 1) * (uint64_t)LODE_PAGE_TOKENS);
             CHECK(status == LODE_OK, "%s", lode_error_message());
         }
+        for (uint32_t page = 0; page < PAGES; page++) {
+            lode_page_hint_t hints[] = {{.rank = 2, .size = 4096, .offset = 4096 * (page + 1) + 1},
+                                        {.rank = 1, .size = 4096, .offset = 4096 * (page + 1)}};
+            CHECK(lode_store_owners(store, info.id, 0, page, hints, 2) == LODE_OK, "%s", lode_error_message());
+        }
+        lode_store_forget_rank(store, 1);
         CHECK(lode_store_seal(store, info.id) == LODE_OK, "%s", lode_error_message());
         if (i % 3 == 0)
             CHECK(lode_store_drop(store, info.id) == LODE_OK, "%s", lode_error_message());
@@ -58,8 +64,13 @@ static void use(uint32_t slot, uint64_t tokens, float *logits, float *q)
     for (uint64_t t = 0; t < tokens; t++)
         CHECK(logits[t] == logits[0] && logits[t] > 0, "token %lu of %lu: %g, first %g", (unsigned long)t,
               (unsigned long)tokens, logits[t], logits[0]);
-    const lode_page_hint_t *hint = lode_store_hints(store, slot, 0, (uint32_t)(tokens - 1) / LODE_PAGE_TOKENS);
-    CHECK(hint && hint->size == 4096 && hint->offset == 64 * tokens, "hint of the last page");
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    uint32_t count;
+    CHECK(lode_store_hints(store, slot, 0, (uint32_t)(tokens - 1) / LODE_PAGE_TOKENS, hints, &count), "last page");
+    for (uint32_t i = 0; i < count; i++) /* the keeper replaces them meanwhile, and may be seen at it */
+        CHECK((hints[i].rank == 1 || hints[i].rank == 2) && hints[i].size == 4096 &&
+                  (hints[i].offset == 64 * tokens || hints[i].offset == 64 * tokens + 1),
+              "hint of the last page");
     scored++;
 }
 

@@ -145,8 +145,10 @@ static bool block_holds(lode_store_h store, uint32_t slot, const lode_block_info
         atomic_fetch_add(&hits, 1);
     }
     for (uint32_t page = 0; (uint64_t)page * LODE_PAGE_TOKENS < tokens; page++) {
-        const lode_page_hint_t *hint = lode_store_hints(store, slot, 0, page);
-        if (!hint || hint->offset != info->id * 1000 + page)
+        lode_page_hint_t hints[LODE_REPLICAS_MAX];
+        uint32_t owners;
+        if (!lode_store_hints(store, slot, 0, page, hints, &owners) || !owners ||
+            hints[0].offset != info->id * 1000 + page)
             return false;
     }
     return true;

@@ -361,12 +361,20 @@ static bool layer_holds(lode_store_h store, uint32_t dim, const lode_block_info_
         }
     }
     for (uint32_t page = 0; (uint64_t)page * LODE_PAGE_TOKENS < tokens; page++) {
-        const lode_page_hint_t *hints = lode_store_hints(store, slot, layer, page);
-        lode_page_hint_t wanted = hint_of(info->id, layer, page);
-        if (!hints || memcmp(&hints[0], &wanted, sizeof wanted) != 0 || hints[2].size != 0)
+        lode_page_hint_t hints[LODE_REPLICAS_MAX], wanted = hint_of(info->id, layer, page);
+        uint32_t count;
+        if (!lode_store_hints(store, slot, layer, page, hints, &count) || count != 2 ||
+            memcmp(&hints[0], &wanted, sizeof wanted) != 0)
             return false;
     }
     return true;
+}
+
+static bool has_page(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t page)
+{
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    uint32_t count;
+    return lode_store_hints(store, slot, layer, page, hints, &count);
 }
 
 static void check_growth(const char *text, uint32_t dim, uint32_t heads, uint64_t expected, uint32_t pages)
@@ -385,8 +393,85 @@ static void check_growth(const char *text, uint32_t dim, uint32_t heads, uint64_
     cr_assert(layer_holds(w.store, dim, &info, slot, 1, 1), "%s", text);
     bool has_mean = lode_store_mean(w.store, slot, 1, 0) != NULL;
     cr_assert(has_mean == (info.landmark.centre != 0));
-    cr_assert(lode_store_hints(w.store, slot, 1, pages + 1) == NULL);
-    cr_assert(lode_store_hints(w.store, slot, 0, 1) == NULL);
+    cr_assert(has_page(w.store, slot, 1, pages + 1) == false);
+    cr_assert(has_page(w.store, slot, 0, 1) == false);
+    world_destroy(&w);
+}
+
+/* What a new node is sent: the rows of a page as they came, whatever tiles they lie in. */
+static void check_rows(const char *text, uint32_t dim)
+{
+    static uint8_t rows[3 * LODE_PAGE_TOKENS * (2 * LODE_MAX_DIM + 2)];
+    enum { HEADS = 3, PAGES = 20 };
+    world_t w = world_create(512 * MIB, true, 2, dim, 8);
+    lode_block_info_t info = info_of(5, "doc", text, HEADS, 0);
+    uint32_t slot, tokens = LODE_PAGE_TOKENS;
+    cr_assert(lode_store_add(w.store, &info, &slot) == LODE_OK);
+    append(w.store, dim, &info, 1, 0, PAGES);
+    cr_assert(page_put(w.store, dim, &info, 1, PAGES, 21) == LODE_OK);
+    size_t bytes = lode_landmark_row_bytes(&info.landmark, dim);
+    for (uint32_t page = 0; page <= PAGES; page++) {
+        tokens = page < PAGES ? LODE_PAGE_TOKENS : 21;
+        cr_assert(eq(u32, lode_store_rows(w.store, slot, 1, page, rows), tokens));
+        const uint8_t *at = rows;
+        uint64_t first = (uint64_t)page * lode_landmarks_per_page(&info.landmark);
+        for (uint32_t head = 0; head < HEADS; head++)
+            for (size_t n = 0; n < lode_landmarks_of(&info.landmark, tokens); n++)
+                for (size_t i = 0; i < bytes; i++, at++)
+                    cr_assert(at[0] == row_byte(5, 1, head, first + n, i), "%s page %u head %u row %zu byte %zu", text,
+                              page, head, n, i);
+    }
+    cr_assert(eq(u32, lode_store_rows(w.store, slot, 1, PAGES + 1, rows), 0));
+    cr_assert(eq(u32, lode_store_rows(w.store, slot, 0, 0, rows), 0));
+    world_destroy(&w);
+}
+
+Test(store, rows_come_back_as_they_went_in)
+{
+    check_rows("landmark2", 128);
+    check_rows("landmark8:c4", 64);
+    check_rows("landmark16:c8", 64);
+    check_rows("landmark4:c16:higgs", 256);
+    check_rows("landmark2:higgs:nocentre", 64);
+}
+
+static uint32_t owners_of(lode_store_h store, uint32_t slot, uint32_t page, lode_page_hint_t *hints)
+{
+    uint32_t count;
+    cr_assert(lode_store_hints(store, slot, 0, page, hints, &count));
+    return count;
+}
+
+/* Hints of a page are replaced while it is visible; a lost rank leaves those of all pages. */
+Test(store, owners_change)
+{
+    world_t w = world_create(128 * MIB, true, 1, 64, 8);
+    lode_block_info_t info = info_of(5, "doc", "landmark2", 2, 0), other = info_of(6, "gone", "landmark2", 2, 0);
+    const lode_page_hint_t one = {.rank = 1, .size = 10, .offset = 100}, two = {2, 20, 200}, zero = {0, 5, 50};
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    uint32_t slot;
+    cr_assert(lode_store_add(w.store, &info, &slot) == LODE_OK);
+    append(w.store, 64, &info, 0, 0, 30);
+    for (uint32_t page = 0; page < 30; page++)
+        cr_assert(lode_store_owners(w.store, 5, 0, page, (lode_page_hint_t[]){one, two, zero}, 3) == LODE_OK);
+    cr_assert(eq(u32, owners_of(w.store, slot, 17, hints), 3));
+    cr_assert(memcmp(&hints[1], &two, sizeof two) == 0 && memcmp(&hints[2], &zero, sizeof zero) == 0);
+    cr_assert(lode_store_owners(w.store, 5, 0, 17, &two, 1) == LODE_OK);
+    lode_store_forget_rank(w.store, 2);
+    cr_assert(eq(u32, owners_of(w.store, slot, 17, hints), 0));
+    for (uint32_t page = 0; page < 30; page++) {
+        uint32_t count = owners_of(w.store, slot, page, hints);
+        cr_assert(page == 17 || (count == 2 && memcmp(&hints[0], &one, sizeof one) == 0 &&
+                                 memcmp(&hints[1], &zero, sizeof zero) == 0));
+    }
+    cr_assert(lode_store_owners(w.store, 5, 0, 30, &two, 1) == LODE_ERR_INVALID, "it was never put");
+    cr_assert(lode_store_owners(w.store, 5, 1, 0, &two, 1) == LODE_ERR_INVALID, "no such layer");
+    cr_assert(lode_store_owners(w.store, 6, 0, 0, &two, 1) == LODE_ERR_NOT_FOUND);
+    cr_assert(lode_store_add(w.store, &other, &slot) == LODE_OK);
+    append(w.store, 64, &other, 0, 0, 3);
+    cr_assert(lode_store_drop(w.store, 6) == LODE_OK);
+    lode_store_forget_rank(w.store, 0); /* a dropped block is left alone */
+    cr_assert(lode_store_owners(w.store, 6, 0, 0, &two, 1) == LODE_ERR_NOT_FOUND);
     world_destroy(&w);
 }
 
@@ -499,7 +584,7 @@ Test(store, refuses_what_cannot_be)
     cr_assert(lode_store_put(w.store, 9, 0, 0, 64, rows, mean, NULL, 0) == LODE_ERR_NOT_FOUND);
     cr_assert(lode_store_put(w.store, 1, 0, UINT32_MAX, 64, rows, mean, NULL, 0) == LODE_ERR_FULL);
     cr_assert(lode_store_put(w.store, 1, 0, 0, 64, rows, mean, NULL, 0) == LODE_OK);
-    cr_assert(lode_store_hints(w.store, slot, 0, 0) != NULL && lode_store_hints(w.store, slot, 0, 0)->size == 0);
+    cr_assert(has_page(w.store, slot, 0, 0));
     cr_assert(lode_store_publish(w.store, 1, 0, 65) == LODE_ERR_INVALID, "page 1 was never put");
     cr_assert(eq(u64, lode_store_tokens(w.store, slot, 0), 0));
     cr_assert(lode_store_publish(w.store, 1, 0, 64) == LODE_OK);
@@ -558,7 +643,7 @@ static void check_reuse(bool shared)
         cr_assert(eq(u64, lode_store_span(w.store, slot, 0, 0, 0, 1, &tiles), 1));
         for (size_t i = 0; i < lode_landmark_tile_bytes(&info.landmark, 64); i++)
             cr_assert(eq(u8, tiles[i], 0), "round %u: reused memory is not zero", round);
-        cr_assert(lode_store_hints(w.store, slot, 0, 1) == NULL);
+        cr_assert(has_page(w.store, slot, 0, 1) == false);
         append(w.store, 64, &info, 1, 0, 100);
         cr_assert(layer_holds(w.store, 64, &info, slot, 1, 1));
         used = lode_store_used(w.store) > used ? lode_store_used(w.store) : used;
