@@ -142,6 +142,8 @@ lode_status_t lode_local_geometry(lode_cluster_h cluster, lode_geometry_t *geome
 void lode_meter_step(lode_meter_t *meter, const lode_step_stats_t *stats);
 /** Fill a message about this rank; any thread. Room for one is the cluster's: answers are made one at a time. */
 void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message);
+/** What lode_cluster_rank_stats() would say of the own rank; any thread. */
+void lode_rank_stats_here(lode_cluster_h cluster, lode_rank_stats_t *stats);
 lode_status_t lode_local_rank_stats(lode_cluster_h cluster, uint32_t rank, lode_rank_stats_t *stats);
 
 /* ------------------------------------------------------------------ serve.c */

@@ -140,6 +140,16 @@ static void stats_of(const Lodemark__RankStats *message, lode_rank_stats_t *stat
     stats->served_bytes_per_second = message->served_bytes_per_second;
 }
 
+void lode_rank_stats_here(lode_cluster_h cluster, lode_rank_stats_t *stats)
+{
+    Lodemark__RankStats message;
+    uint32_t rank = lode_fabric_rank(cluster->fabric);
+    lode_serve_rank_stats(cluster, &message);
+    *stats = (lode_rank_stats_t){.rank = rank};
+    memcpy(stats->host, lode_fabric_members(cluster->fabric)[rank].host, sizeof stats->host);
+    stats_of(&message, stats);
+}
+
 /* --------------------------------------------------------------------- call */
 
 typedef struct asked {
