@@ -82,3 +82,21 @@ bool lode_bench_given(const lode_options_t *options, const char *name, const cha
     const char *value = getenv(variable);
     return lode_options_get(options, name) || (value && *value);
 }
+
+lode_status_t lode_bench_policy(const char *text, bool *dense, lode_landmark_spec_t *landmark)
+{
+    static const lode_option_t policies[] = {{"dense"},     {"landmark1"},  {"landmark2"}, {"landmark4"},
+                                             {"landmark8"}, {"landmark16"}, {NULL}};
+    bool is_dense = strcmp(text, "dense") == 0;
+    lode_status_t status = lode_landmark_parse(is_dense ? "landmark2" : text, landmark);
+    if (status == LODE_OK) {
+        *dense = is_dense;
+        return LODE_OK;
+    }
+    char word[64];
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(text, ":"), text);
+    const char *nearest = lode_options_nearest(policies, word);
+    if (!nearest || strcmp(nearest, word) == 0)
+        return status;
+    return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", word, nearest);
+}

@@ -17,5 +17,10 @@ void lode_bench_options_free(lode_options_t *options);
 lode_status_t lode_bench_config(const lode_options_t *options, lode_config_h *config);
 /** Whether a library option was set, on the command line or by its variable. */
 bool lode_bench_given(const lode_options_t *options, const char *name, const char *variable);
+/**
+ * "dense" or a landmark's name; a slip in its first word is answered with the nearest name.
+ * @param[out] landmark  "landmark2" if dense
+ */
+lode_status_t lode_bench_policy(const char *text, bool *dense, lode_landmark_spec_t *landmark);
 
 #endif

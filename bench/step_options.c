@@ -56,24 +56,6 @@ static uint64_t count_or(const lode_options_t *options, const char *name, uint64
     return lode_options_get(options, name) ? lode_options_count(options, name) : otherwise;
 }
 
-/* A landmark's first word is checked here too, so that a slip is answered with the nearest name. */
-static lode_status_t read_policy(lode_step_wish_t *wish)
-{
-    static const lode_option_t policies[] = {{"dense"},     {"landmark1"},  {"landmark2"}, {"landmark4"},
-                                             {"landmark8"}, {"landmark16"}, {NULL}};
-    wish->policy = lode_options_get(&wish->options, "policy");
-    wish->dense = strcmp(wish->policy, "dense") == 0;
-    lode_status_t status = lode_landmark_parse(wish->dense ? "landmark2" : wish->policy, &wish->landmark);
-    if (status == LODE_OK)
-        return LODE_OK;
-    char word[64];
-    snprintf(word, sizeof word, "%.*s", (int)strcspn(wish->policy, ":"), wish->policy);
-    const char *nearest = lode_options_nearest(policies, word);
-    if (!nearest || strcmp(nearest, word) == 0)
-        return status;
-    return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", word, nearest);
-}
-
 static void read_geometry(lode_step_wish_t *wish)
 {
     const lode_options_t *o = &wish->options;
@@ -131,7 +113,8 @@ static lode_status_t read_wish(lode_step_wish_t *wish)
     LODE_TRY(check_capture(wish));
     if (wish->kill_rank >= 0 && wish->kill_step >= wish->steps)
         return lode_fail(LODE_ERR_INVALID, "--kill-step %u: there are %u steps, from 0", wish->kill_step, wish->steps);
-    return read_policy(wish);
+    wish->policy = lode_options_get(&wish->options, "policy");
+    return lode_bench_policy(wish->policy, &wish->dense, &wish->landmark);
 }
 
 lode_status_t lode_step_wish_parse(int argc, char **argv, lode_step_wish_t *wish)

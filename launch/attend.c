@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bench/job.h"
+#include "bench/options.h"
 #include "launch/attend.h"
 
 /* -------------------------------------------------------------------- asked */
@@ -60,14 +61,15 @@ static lode_status_t check_policy(lode_attend_t *a, const lode_block_entry_t *en
     const char *asked = lode_options_get(&a->client->options, "policy");
     lode_landmark_spec_t spec = entry->landmark;
     char own[LODE_TEXT_MAX];
+    bool dense = false;
     lode_text_landmark(&entry->landmark, own);
-    if (asked && strcmp(asked, "dense") == 0) {
+    if (asked)
+        LODE_TRY(lode_bench_policy(asked, &dense, &spec));
+    if (dense) {
         a->policy.select = LODE_SELECT_DENSE;
         snprintf(a->policy_text, sizeof a->policy_text, "dense");
         return LODE_OK;
     }
-    if (asked)
-        LODE_TRY(lode_landmark_parse(asked, &spec));
     if (spec.codec != entry->landmark.codec || spec.bits != entry->landmark.bits ||
         spec.chunk != entry->landmark.chunk || spec.centre != entry->landmark.centre)
         return lode_fail(LODE_ERR_INVALID,

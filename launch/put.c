@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bench/job.h"
+#include "bench/options.h"
 #include "bench/progress.h"
 #include "bench/source.h"
 #include "launch/client.h"
@@ -50,6 +51,7 @@ static lode_status_t read_wish(put_t *put)
 {
     const lode_options_t *o = &put->client->options;
     const char *name = lode_options_get(o, "name"), *json = lode_options_get(o, "json");
+    bool dense = false;
     if (name)
         snprintf(put->name, sizeof put->name, "%s", name);
     else
@@ -57,7 +59,9 @@ static lode_status_t read_wish(put_t *put)
     LODE_TRY(check_name(put->name));
     put->params = (lode_block_params_t){.name = put->name, .replicas = (uint32_t)lode_options_count(o, "replicas")};
     LODE_TRY(lode_format_parse(lode_options_get(o, "format"), &put->params.format));
-    LODE_TRY(lode_landmark_parse(lode_options_get(o, "policy"), &put->params.landmark));
+    LODE_TRY(lode_bench_policy(lode_options_get(o, "policy"), &dense, &put->params.landmark));
+    if (dense)
+        return lode_fail(LODE_ERR_INVALID, "--policy dense: every block has landmarks; dense is asked for in attend");
     if (!lode_options_flag(o, "seal"))
         return lode_fail(LODE_ERR_INVALID, "--seal no: a block that its writer leaves open is dropped, so put seals");
     return json && strcmp(json, "-") != 0 ? lode_job_check_output(json) : LODE_OK;
@@ -228,7 +232,7 @@ static const lode_option_t put_options[] = {
      "owners a page, each in another failure domain; 0: as the service was started with"},
     {"format", "fp8", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how records are stored"},
     {"policy", "landmark2", LODE_OPTION_TEXT, NULL, 0, 0,
-     "landmarks to build: landmark16, 8, 4, 2 with :c2 to :c16, :higgs, :nocentre"},
+     "landmarks to build: landmark16, 8, 4, 2, 1 with :c2 to :c16, :higgs, :nocentre"},
     {"seal", "yes", LODE_OPTION_FLAG, NULL, 0, 0,
      "close the block to new tokens; always done, as an open block goes with its writer"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the result to this file as one JSON object; - for stdout"},

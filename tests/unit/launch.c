@@ -237,7 +237,9 @@ Test(launch, put_refuses_before_it_creates)
     cr_assert(speaks("No such file"), "%s", spoken());
     cr_assert(run_on(&lode_command_put, capture, "--name a\033b") == 1);
     cr_assert(speaks("control") && !strchr(spoken(), '\033'), "%s", spoken());
-    cr_assert(run_on(&lode_command_put, capture, "--policy landmark3") == 1);
+    cr_assert(run_on(&lode_command_put, capture, "--policy lndmark2:c4") == 1);
+    cr_assert(speaks("did you mean \"landmark2\""), "%s", spoken());
+    cr_assert(run_on(&lode_command_put, capture, "--policy dense") == 1);
     cr_assert(run_on(&lode_command_put, capture, "--seal=no") == 1);
     cr_assert(run_on(&lode_command_put, capture, "--json /nonexistent/x") == 1);
     lode_geometry_t geometry;
@@ -393,7 +395,8 @@ Test(text, numbers_have_units)
 Test(text, landmarks_are_read_back)
 {
     static const char *const kinds[] = {"landmark2",      "landmark4:c8",       "landmark2:higgs:nocentre",
-                                        "landmark16:c16", "landmark8:nocentre", "landmark16:centre"};
+                                        "landmark16:c16", "landmark8:nocentre", "landmark16:centre",
+                                        "landmark1"};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         lode_landmark_spec_t spec, again;
         char text[LODE_TEXT_MAX];
