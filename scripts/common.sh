@@ -5,8 +5,10 @@
 # Debian 12 and Ubuntu 24.04 names.
 packages_build=(gcc libc6-dev cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libucx-dev ucx-utils
     protobuf-c-compiler libprotobuf-c-dev libhwloc-dev libjansson-dev libmicrohttpd-dev)
-# Tests: units, the JSON of benchmarks, captures written as documented, network namespaces.
-packages_test=(libcriterion-dev jq python3 iproute2 util-linux procps)
+# slurm/testbed
+packages_slurm=(slurm-wlm munge iproute2 util-linux)
+# Tests: units, the JSON of benchmarks, captures written as documented, network namespaces, Slurm in them.
+packages_test=(libcriterion-dev jq python3 procps "${packages_slurm[@]}")
 # CI: one version of clang everywhere, so that formatting does not depend on the machine.
 packages_ci=(git clang-14 libclang-rt-14-dev clang-format-14)
 
