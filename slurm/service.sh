@@ -6,7 +6,7 @@
 #   client [SRUN OPTION…] -- [COMMAND…]             the command (default: lodemark ls) on one node; then the service ends
 #
 # Read from the environment:
-#   LODEMARK_BIN     the folder of lodemarkd and lodemark (default: this folder's build, else what PATH finds)
+#   LODEMARK_BIN     the folder of lodemarkd and lodemark (default: beside this folder, else what PATH finds)
 #   LODEMARK_JOBS    a folder that all nodes see, for the job's token and contact file (default: where sbatch was run)
 #   LODEMARK_BIND    the address to listen on, best as the network of a fast link: 10.1.0.0/16 (default: 0.0.0.0, all)
 #   LODEMARK_START_S, LODEMARK_STOP_S   seconds that the service may take to start and to end (default: 120 and 30)
@@ -16,8 +16,11 @@ set -euo pipefail
 say() { echo "$(date +%T) lodemark job $SLURM_JOB_ID: $*"; }
 die() { say "$*" >&2; exit 1; }
 
-built=$(dirname "${BASH_SOURCE[0]}")/../build/bin
-[[ -n ${LODEMARK_BIN:-} || ! -x $built/lodemarkd ]] || LODEMARK_BIN=$(cd "$built" && pwd)
+# in a checkout, and installed as share/lodemark/slurm
+for bin in ../build/bin ../../../bin; do
+    bin=$(dirname "${BASH_SOURCE[0]}")/$bin
+    [[ -n ${LODEMARK_BIN:-} || ! -x $bin/lodemarkd ]] || LODEMARK_BIN=$(cd "$bin" && pwd)
+done
 [[ -z ${LODEMARK_BIN:-} ]] || PATH=$LODEMARK_BIN:$PATH
 command -v lodemarkd > /dev/null || die "lodemarkd is not found: set LODEMARK_BIN to its folder"
 
