@@ -24,6 +24,9 @@ done
 [[ -z ${LODEMARK_BIN:-} ]] || PATH=$LODEMARK_BIN:$PATH
 command -v lodemarkd > /dev/null || die "lodemarkd is not found: set LODEMARK_BIN to its folder"
 
+# these are for this file: programs would warn that they know no such option
+export -n LODEMARK_BIN LODEMARK_JOBS LODEMARK_BIND LODEMARK_START_S LODEMARK_STOP_S LODEMARK_SLURM
+
 folder=${LODEMARK_JOBS:-$SLURM_SUBMIT_DIR}/lodemark-$SLURM_JOB_ID
 export LODEMARK_CLUSTER=$folder/contact LODEMARK_TOKEN_FILE=$folder/token
 # Since 22.05 srun does not take it over from sbatch.
