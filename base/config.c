@@ -41,6 +41,10 @@ const lode_option_t lode_library_options[] = {
     {"lease", "1000", LODE_OPTION_COUNT, NULL, 1, 3600000,
      "ms without contact to the deciding rank until a rank refuses calls; at most suspect"},
     {"spin", "50", LODE_OPTION_COUNT, NULL, 0, 1000000, "us that an idle thread polls before it sleeps"},
+    {"reconnect", "5000", LODE_OPTION_COUNT, NULL, 0, 3600000,
+     "ms that a client looks for a living rank when its own is lost"},
+    {"hung", "1000", LODE_OPTION_COUNT, NULL, 10, 3600000, "ms without a sign of life until a client leaves a rank"},
+    {"mailbox", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0, "steps of a client through memory shared with its rank"},
     {"kernels", "auto", LODE_OPTION_CHOICE, "auto|scalar|avx2|avx512", 0, 0,
      "instruction set of the arithmetic; auto: the best that the processor has"},
     {NULL},
@@ -53,6 +57,10 @@ lode_options_t *lode_config_options(lode_config_h config)
 
 static bool known_variable(const char *name, size_t length)
 {
+    static const char *const others[] = {"LODEMARK_CLUSTER", "LODEMARK_TOKEN", "LODEMARK_TOKEN_FILE"}; /* clients */
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strlen(others[i]) == length && strncmp(others[i], name, length) == 0)
+            return true;
     for (const lode_option_t *row = lode_library_options; row->name; row++) {
         char variable[LODE_VARIABLE_MAX];
         lode_option_variable(row->name, variable);
