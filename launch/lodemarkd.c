@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The daemon: a rank that holds pages and serves clients until it is told to stop. */
+#include <mpi.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "attend/inside.h"
+#include "base/config.h"
+#include "bench/job.h"
+#include "bench/options.h"
+#include "launch/metrics.h"
+#include "service/service.h"
+
+/* How long a rank that was told to stop waits for the others to have been told as well. */
+#define TOGETHER_NS UINT64_C(600000000)
+
+static const lode_option_t daemon_options[] = {
+    {"contact", "lodemark.contact", LODE_OPTION_TEXT, NULL, 0, 0,
+     "file to write for clients: where the ranks listen; removed at the end"},
+    {"token-file", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
+     "file with the token that clients must show; made if it is not there [LODEMARK_TOKEN_FILE, LODEMARK_TOKEN]"},
+    {"bind", "127.0.0.1", LODE_OPTION_TEXT, NULL, 0, 0,
+     "where to take clients: ADDRESS[:PORT], or a network like 10.0.0.0/8 that this host has an address in"},
+    {"clients", "256", LODE_OPTION_COUNT, NULL, 1, 65536, "most clients of one rank"},
+    {"staging", "1GiB", LODE_OPTION_BYTES, NULL, 64 << 20, 0, "most memory of a rank for requests that are coming in"},
+    LODE_METRICS_OPTION,
+    {NULL},
+};
+
+typedef struct daemon_state {
+    lode_options_t options;
+    lode_config_h config;
+    lode_cluster_h cluster;
+    lode_job_t job;
+    service_h service;
+    lode_metrics_h metrics;
+} daemon_state_t;
+
+/* ------------------------------------------------------------------ signals */
+
+static _Atomic(service_h) stoppable;
+static _Atomic bool stop_wanted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    service_h service = atomic_load(&stoppable);
+    atomic_store(&stop_wanted, true);
+    if (service)
+        service_stop(service);
+}
+
+static void watch_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* -------------------------------------------------------------------- start */
+
+/* One rank reads the token, or makes it; the others are told. */
+static lode_status_t share_token(daemon_state_t *d, service_token_t *token)
+{
+    lode_status_t status = LODE_OK;
+    memset(token, 0, sizeof *token);
+    if (d->job.rank == 0)
+        status = service_token_get(lode_options_get(&d->options, "token-file"), true, token);
+    LODE_TRY(lode_job_agree(status));
+    MPI_Bcast(token, sizeof *token, MPI_BYTE, 0, MPI_COMM_WORLD);
+    return LODE_OK;
+}
+
+static lode_status_t create_service(daemon_state_t *d)
+{
+    service_params_t params = {
+        .cluster = d->cluster,
+        .bind = lode_options_get(&d->options, "bind"),
+        .clients = (uint32_t)lode_options_count(&d->options, "clients"),
+        .staging_bytes = lode_options_count(&d->options, "staging"),
+        .spin_us = (uint32_t)lode_options_count(lode_config_options(d->config), "spin"),
+    };
+    LODE_TRY(share_token(d, &params.token));
+    return lode_job_agree(service_create(&params, &d->service));
+}
+
+/* Clients come once all ranks take them and the file is there. */
+static lode_status_t open_service(daemon_state_t *d)
+{
+    service_contact_t mine, *all = calloc(d->job.ranks, sizeof *all);
+    lode_status_t status = all ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", d->job.ranks);
+    LODE_TRY(lode_job_agree(status));
+    service_contact(d->service, &mine);
+    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, MPI_COMM_WORLD);
+    status = lode_job_agree(service_open(d->service, all, d->job.ranks));
+    if (status == LODE_OK && d->job.rank == 0)
+        status = service_contacts_write(lode_options_get(&d->options, "contact"), all, d->job.ranks);
+    free(all);
+    return lode_job_agree(status);
+}
+
+static void stats_for_metrics(void *context, lode_rank_stats_t *stats)
+{
+    lode_rank_stats_here(context, stats);
+}
+
+static lode_status_t start(daemon_state_t *d)
+{
+    LODE_TRY(lode_job_begin(&d->job));
+    LODE_TRY(lode_cluster_join(d->config, NULL, &d->cluster));
+    LODE_TRY(create_service(d));
+    watch_signals();
+    LODE_TRY(open_service(d));
+    LODE_TRY(lode_job_agree(lode_metrics_start(lode_metrics_port(lode_options_count(&d->options, "metrics-port")),
+                                               stats_for_metrics, d->cluster, &d->metrics)));
+    atomic_store(&stoppable, d->service);
+    if (atomic_load(&stop_wanted))
+        service_stop(d->service);
+    if (d->job.rank == 0) {
+        printf("lodemarkd: %u ranks serve, contact file %s\n", d->job.ranks, lode_options_get(&d->options, "contact"));
+        fflush(stdout);
+    }
+    return LODE_OK;
+}
+
+/* ---------------------------------------------------------------------- end */
+
+/* Whether all ranks are about to leave: a rank that is stopped alone must not wait for the others in MPI. */
+static bool all_leave(daemon_state_t *d)
+{
+    MPI_Request barrier;
+    int there = 0;
+    uint64_t end = lode_now_ns() + TOGETHER_NS;
+    if (!lode_fabric_intact(d->cluster->fabric) || MPI_Ibarrier(MPI_COMM_WORLD, &barrier) != MPI_SUCCESS)
+        return false;
+    while (!there && lode_now_ns() < end && lode_fabric_intact(d->cluster->fabric)) {
+        MPI_Test(&barrier, &there, MPI_STATUS_IGNORE);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return there;
+}
+
+static int finish(daemon_state_t *d, lode_status_t status)
+{
+    int code = status == LODE_OK ? LODE_EXIT_OK : LODE_EXIT_FAILED;
+    if (status != LODE_OK)
+        fprintf(stderr, "lodemarkd: rank %u: %s\n", d->job.rank, lode_error_message());
+    if (d->job.rank == 0)
+        unlink(lode_options_get(&d->options, "contact"));
+    atomic_store(&stoppable, NULL);
+    lode_metrics_stop(&d->metrics);
+    service_destroy(&d->service);
+    if (!all_leave(d)) {
+        fflush(stdout);
+        _exit(code); /* the others see this rank go, as after a death */
+    }
+    lode_cluster_leave(&d->cluster);
+    lode_config_destroy(&d->config);
+    lode_bench_options_free(&d->options);
+    MPI_Finalize();
+    return code;
+}
+
+/* --------------------------------------------------------------------- main */
+
+static void print_help(void)
+{
+    printf(
+        "lodemarkd [OPTIONS]\n\nHolds KV caches in the memory of all ranks and lets clients attend over them. Started "
+        "by mpirun or srun,\none process a rank; ends by SIGTERM.\n\n");
+    lode_options_help(daemon_options, stdout);
+    printf("\nof the library:\n");
+    lode_options_help(lode_library_options, stdout);
+}
+
+static int run(int argc, char **argv)
+{
+    daemon_state_t d = {0};
+    if (lode_bench_options("lodemarkd", daemon_options, argc, argv, &d.options) != LODE_OK ||
+        lode_bench_config(&d.options, &d.config) != LODE_OK)
+        return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
+    lode_status_t status = start(&d);
+    if (status != LODE_OK) {
+        if (lode_job_rank_hint() == 0)
+            fprintf(stderr, "lodemarkd: %s\n", lode_error_message());
+        fflush(stderr);
+        lode_job_end();
+        _exit(LODE_EXIT_FAILED);
+    }
+    return finish(&d, service_run(d.service));
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) {
+        if (lode_job_rank_hint() == 0)
+            printf("lodemarkd %s\n", lode_version());
+        return LODE_EXIT_OK;
+    }
+    if (lode_bench_wants_help(argc - 1, argv + 1)) {
+        if (lode_job_rank_hint() == 0)
+            print_help();
+        return LODE_EXIT_OK;
+    }
+    return run(argc - 1, argv + 1);
+}
