@@ -25,7 +25,7 @@ static const lode_option_t client_options[] = {
     {NULL},
 };
 /* Of the library's options, those that a client heeds. */
-static const char *const heeded[] = {"log", "call-deadline", NULL};
+static const char *const heeded[] = {"log", "reconnect", "hung", "spin", "mailbox", NULL};
 
 static bool is_heeded(const char *name)
 {

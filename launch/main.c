@@ -4,6 +4,7 @@
 
 #include "bench/bench.h"
 #include "bench/job.h"
+#include "launch/client.h"
 #include "launch/info.h"
 
 typedef struct command {
@@ -11,6 +12,7 @@ typedef struct command {
     int (*run)(int argc, char **argv); /* words after the name; NULL: has commands of its own */
     const struct command *below;
     const char *doc;
+    const lode_client_command_t *client; /* talks to a service */
 } command_t;
 
 static const command_t bench_commands[] = {
@@ -21,8 +23,15 @@ static const command_t bench_commands[] = {
 };
 
 static const command_t commands[] = {
+    {"put", NULL, NULL, "put a capture into a running service", &lode_command_put},
+    {"ls", NULL, NULL, "its blocks", &lode_command_ls},
+    {"rm", NULL, NULL, "drop blocks", &lode_command_rm},
+    {"attend", NULL, NULL, "ask a capture's queries of a block: error, mass found, time", &lode_command_attend},
+    {"stat", NULL, NULL, "what every rank holds and does", &lode_command_stat},
+    {"ping", NULL, NULL, "round trips", &lode_command_ping},
+    {"health", NULL, NULL, "one line and an exit code", &lode_command_health},
     {"info", lode_command_info, NULL, "what this build and this machine can do"},
-    {"bench", NULL, bench_commands, "measure"},
+    {"bench", NULL, bench_commands, "measure, as a job of its own"},
     {"generate", lode_generate, NULL, "write a capture of generated keys, values and queries, to try things with"},
     {NULL},
 };
@@ -31,8 +40,9 @@ static void print_help(const char *path, const command_t *table, FILE *out)
 {
     fprintf(out, "%s COMMAND [OPTIONS]\n\n", path);
     if (table == commands)
-        fprintf(out, "Attention over KV caches that lie in the host memory of a cluster. Commands that join a cluster\n"
-                     "are started by mpirun or srun, one process a rank.\n\n");
+        fprintf(out, "Attention over KV caches that lie in the host memory of a cluster.\n\n"
+                     "put, ls, rm, attend, stat, ping and health talk to a service that lodemarkd runs; bench is a job of\n"
+                     "its own, which mpirun or srun starts, one process a rank.\n\n");
     for (; table->name; table++)
         fprintf(out, "  %-8s  %s\n", table->name, table->doc);
     fprintf(out, "\nEach has its own --help. Also: lodemark --version\n");
@@ -41,7 +51,7 @@ static void print_help(const char *path, const command_t *table, FILE *out)
 /* The option tables' search for the nearest name serves for commands as well. */
 static const char *nearest_command(const command_t *table, const char *word)
 {
-    lode_option_t names[8] = {{NULL}};
+    lode_option_t names[16] = {{NULL}};
     for (size_t i = 0; table[i].name && i + 1 < sizeof names / sizeof *names; i++)
         names[i].name = table[i].name;
     const char *nearest = lode_options_nearest(names, word);
@@ -68,6 +78,8 @@ static int dispatch(const char *path, const command_t *table, int argc, char **a
     for (const command_t *command = table; command->name; command++) {
         if (strcmp(argv[0], command->name) != 0)
             continue;
+        if (command->client)
+            return lode_client_main(command->client, argc - 1, argv + 1);
         char below[64];
         snprintf(below, sizeof below, "%s %s", path, command->name);
         return command->run ? command->run(argc - 1, argv + 1) : dispatch(below, command->below, argc - 1, argv + 1);
@@ -77,6 +89,7 @@ static int dispatch(const char *path, const command_t *table, int argc, char **a
 
 int main(int argc, char **argv)
 {
+    lode_client_door.open = lode_cluster_connect;
     if (argc > 1 && strcmp(argv[1], "--version") == 0) {
         if (lode_job_rank_hint() == 0)
             printf("lodemark %s\n", lode_version());

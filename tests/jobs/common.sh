@@ -14,6 +14,7 @@ for tool in ASAN UBSAN TSAN; do
 done
 finish() {
     local status=$1
+    [[ -z ${service_pid:-} ]] || kill_service
     if compgen -G "$scratch/report*" > /dev/null; then
         cat "$scratch"/report*
         status=1
@@ -99,4 +100,56 @@ refused_with() {
         cat "$scratch/said"
         die "exit code $status; wanted $code and \"$word\", said once: $*"
     }
+}
+
+# ------------------------------------------------------------------ a service
+lodemarkd=$1/bin/lodemarkd
+service_pid=
+
+# start_service RANKS ARGUMENT…: lodemarkd in the background; commands find it by its contact file and token
+start_service() {
+    rm -f "$scratch/contact"
+    export LODEMARK_CLUSTER=$scratch/contact LODEMARK_TOKEN_FILE=$scratch/token
+    timeout -k 5 300 "${mpirun_here[@]}" --enable-recovery -n "$1" "$lodemarkd" --contact "$scratch/contact" \
+        --token-file "$scratch/token" "${@:2}" < /dev/null > "$scratch/service.log" 2>&1 &
+    service_pid=$!
+    local end=$((SECONDS + 60))
+    until [[ -e $scratch/contact ]] && "$lodemark" ping -n 1 > /dev/null 2>&1; do
+        kill -0 "$service_pid" 2> /dev/null || { cat "$scratch/service.log"; die "the service ended by itself"; }
+        ((SECONDS < end)) || { cat "$scratch/service.log"; die "the service does not answer after 60 s"; }
+        sleep 0.1
+    done
+}
+
+# service_ranks: process ids of the daemons, rank 0 first
+service_ranks() {
+    local mpirun_pid pid
+    mpirun_pid=$(pgrep -P "$service_pid")
+    for pid in $(pgrep -P "$mpirun_pid"); do
+        printf '%s %s\n' "$(tr '\0' '\n' < "/proc/$pid/environ" | sed -n 's/^OMPI_COMM_WORLD_RANK=//p')" "$pid"
+    done | sort -n | cut -d ' ' -f 2
+}
+
+# stop_service: as an operator does; the daemons must end by themselves, with exit code 0
+stop_service() {
+    local status=0 end=$((SECONDS + 30))
+    # shellcheck disable=SC2046
+    kill -TERM $(service_ranks)
+    while kill -0 "$service_pid" 2> /dev/null; do
+        ((SECONDS < end)) || { cat "$scratch/service.log"; die "the service does not stop"; }
+        sleep 0.1
+    done
+    wait "$service_pid" || status=$?
+    service_pid=
+    ((status == 0)) || { cat "$scratch/service.log"; die "the service ended with $status"; }
+}
+
+# kill_service: at once, whatever it does
+kill_service() {
+    local mpirun_pid
+    mpirun_pid=$(pgrep -P "$service_pid") || true
+    # shellcheck disable=SC2046,SC2086
+    kill -KILL $([[ -z $mpirun_pid ]] || pgrep -P "$mpirun_pid") $mpirun_pid "$service_pid" 2> /dev/null || true
+    wait "$service_pid" 2> /dev/null || true
+    service_pid=
 }
