@@ -216,7 +216,8 @@ static void print_text(const lode_attend_t *a, times_t client, double way)
     printf("%s: %" PRIu64 " tokens, policy %s, %" PRIu64 " of them a KV head (%.4g %%)\n", a->name,
            lode_source_total(&a->source), a->policy_text, a->budget_tokens,
            a->visible_tokens ? 100 * (double)a->budget_tokens / (double)a->visible_tokens : 0);
-    printf("%" PRIu64 " steps in %.2f s, %" PRIu64 " failed, %" PRIu64 " wrong, %" PRIu64 " without lost tokens\n",
+    printf("%" PRIu64 " steps in %.2f s, %" PRIu64 " failed, %" PRIu64 " wrong, %" PRIu64
+           " had to do without lost tokens\n",
            a->steps, (double)a->run_ns * 1e-9, a->failed_steps, a->wrong_steps, a->lossy_steps);
     print_accuracy(a);
     print_times(a, client, way);
@@ -225,7 +226,7 @@ static void print_text(const lode_attend_t *a, times_t client, double way)
            a->records_hit * each, a->retries);
     printf("epoch %u before, %u after; %u of %u ranks alive\n", a->before.epoch, a->after.epoch, a->after.alive,
            a->after.ranks);
-    printf("outputs %016" PRIx64 "\n", digest(a));
+    printf("digest of the outputs %016" PRIx64 "\n", digest(a));
 }
 
 lode_status_t lode_attend_report(lode_attend_t *a)

@@ -40,9 +40,10 @@ static void print_help(const char *path, const command_t *table, FILE *out)
 {
     fprintf(out, "%s COMMAND [OPTIONS]\n\n", path);
     if (table == commands)
-        fprintf(out, "Attention over KV caches that lie in the host memory of a cluster.\n\n"
-                     "put, ls, rm, attend, stat, ping and health talk to a service that lodemarkd runs; bench is a job of\n"
-                     "its own, which mpirun or srun starts, one process a rank.\n\n");
+        fprintf(out,
+                "Attention over KV caches that lie in the host memory of a cluster.\n\n"
+                "put, ls, rm, attend, stat, ping and health talk to a service that lodemarkd runs; bench is a job of\n"
+                "its own, which mpirun or srun starts, one process a rank.\n\n");
     for (; table->name; table++)
         fprintf(out, "  %-8s  %s\n", table->name, table->doc);
     fprintf(out, "\nEach has its own --help. Also: lodemark --version\n");

@@ -82,8 +82,9 @@ static lode_status_t health(lode_client_t *client)
     else if (stat.trouble[0])
         printf("degraded: %s\n", stat.trouble);
     else
-        printf("healthy: %u of %u ranks alive, epoch %u, %" PRIu64 " blocks, every page with all its owners%s%s\n",
-               stat.alive, stat.ranks, stat.epoch, stat.total.blocks, stat.note[0] ? "; " : "", stat.note);
+        printf("healthy: %u of %u ranks alive, epoch %u, %" PRIu64 " block%s, every page with all its owners%s%s\n",
+               stat.alive, stat.ranks, stat.epoch, stat.total.blocks, stat.total.blocks == 1 ? "" : "s",
+               stat.note[0] ? "; " : "", stat.note);
     client->exit = stat.trouble[0] ? LODE_EXIT_FAILED : LODE_EXIT_OK;
     lode_stat_free(&stat);
     return status;

@@ -121,8 +121,9 @@ static void print_table(const lode_stat_t *stat)
         print_row(&stat->rank[rank], name, state_of(stat, rank), keep, widths);
     }
     print_row(&stat->total, "total", "", keep, widths);
-    printf("%u of %u ranks alive, epoch %u, %" PRIu64 " blocks, %" PRIu64 " steps, %" PRIu64 " failed\n", stat->alive,
-           stat->ranks, stat->epoch, stat->total.blocks, stat->total.steps, stat->total.failed_steps);
+    printf("%u of %u ranks alive, epoch %u, %" PRIu64 " block%s, %" PRIu64 " steps, %" PRIu64 " failed\n", stat->alive,
+           stat->ranks, stat->epoch, stat->total.blocks, stat->total.blocks == 1 ? "" : "s", stat->total.steps,
+           stat->total.failed_steps);
     if (keep < KEEP_MAX)
         printf("a wider terminal, or a pipe, shows more columns\n");
     if (stat->trouble[0])

@@ -117,6 +117,7 @@ static lode_status_t ask(lode_client_t *client, lode_stat_t *stat)
     for (uint32_t rank = 0; rank < stat->ranks; rank++)
         if (stat->rank[rank].alive)
             add_rank(stat, rank);
+    stat->total.epoch = stat->epoch;
     return LODE_OK;
 }
 
