@@ -10,7 +10,6 @@
 
 #include "cluster/fabric_inside.h"
 
-#define CARD_VERSION 0x6c6f646500000001u
 #define CONNECT_NS 30000000000u
 #define MESSAGE_BYTES 512
 /** Runs of records that one send to a socket may name. UCX's buffers for sending bound it. */
@@ -34,6 +33,8 @@ lode_status_t lode_fabric_worst(lode_fabric_h fabric, lode_status_t status)
         int status, rank;
     } mine = {status, (int)fabric->rank}, worst;
     char text[MESSAGE_BYTES] = "";
+    if (fabric->born == 0)
+        return status;
     LODE_TRY(FABRIC_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MINLOC, fabric->comm)));
     if (worst.status == LODE_OK)
         return LODE_OK;
@@ -48,6 +49,11 @@ lode_status_t lode_fabric_worst(lode_fabric_h fabric, lode_status_t status)
 lode_status_t lode_fabric_agree(lode_fabric_h fabric, const void *data, size_t bytes, bool *same, uint32_t *rank)
 {
     uint64_t size = bytes;
+    if (fabric->born == 0) {
+        *same = true;
+        *rank = 0;
+        return LODE_OK;
+    }
     LODE_TRY(FABRIC_MPI(MPI_Bcast(&size, 1, MPI_UINT64_T, 0, fabric->comm)));
     uint8_t *first = calloc(1, size + 1);
     lode_status_t status = first ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes to compare", bytes);
@@ -100,7 +106,7 @@ lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t ti
 
 static lode_status_t join_mpi(lode_fabric_h fabric)
 {
-    int initialised = 0, rank, ranks, local;
+    int initialised = 0, rank, ranks, local, capacity = (int)fabric->params.max_ranks;
     MPI_Initialized(&initialised);
     if (!initialised)
         return lode_fail(LODE_ERR_MPI, "MPI is not initialised; call MPI_Init_thread before joining");
@@ -112,9 +118,19 @@ static lode_status_t join_mpi(lode_fabric_h fabric)
         FABRIC_MPI(MPI_Comm_split_type(fabric->comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &fabric->node_comm)));
     LODE_TRY(FABRIC_MPI(MPI_Comm_set_errhandler(fabric->node_comm, MPI_ERRORS_RETURN)));
     LODE_TRY(FABRIC_MPI(MPI_Comm_rank(fabric->node_comm, &local)));
+    if (capacity == 0)
+        capacity = ranks + (int)FABRIC_SPARE;
+    LODE_TRY(FABRIC_MPI(MPI_Allreduce(MPI_IN_PLACE, &capacity, 1, MPI_INT, MPI_MIN, fabric->comm)));
+    if (capacity > (int)EPOCH_SLOTS_MAX && ranks <= (int)EPOCH_SLOTS_MAX)
+        capacity = (int)EPOCH_SLOTS_MAX;
+    if (capacity < ranks)
+        capacity = ranks;
     fabric->rank = (uint32_t)rank;
-    fabric->ranks = (uint32_t)ranks;
+    fabric->ranks = fabric->born = (uint32_t)ranks;
+    fabric->capacity = (uint32_t)capacity;
     fabric->local_rank = (uint32_t)local;
+    if (ranks > (int)EPOCH_SLOTS_MAX)
+        return lode_fail(LODE_ERR_UNSUPPORTED, "%d ranks; at most %u", ranks, EPOCH_SLOTS_MAX);
     return LODE_OK;
 }
 
@@ -154,7 +170,7 @@ static lode_status_t context_create(lode_fabric_h fabric)
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
                            .mt_workers_shared = 1,
-                           .estimated_num_eps = 2 * fabric->ranks};
+                           .estimated_num_eps = 2 * (fabric->ranks ? fabric->ranks : 1)};
     if (status == LODE_OK)
         status = FABRIC_UCX(ucp_init(&params, config, &fabric->context));
     ucp_config_release(config);
@@ -182,7 +198,7 @@ static lode_status_t worker_create(lode_fabric_h fabric, ucp_worker_h *worker)
 
 /* --------------------------------------------------------------- this rank */
 
-static lode_status_t check_params(const lode_fabric_params_t *params)
+lode_status_t fabric_params_check(const lode_fabric_params_t *params)
 {
     if (params->arena_bytes == 0)
         return lode_fail(LODE_ERR_INVALID, "an arena of 0 bytes");
@@ -195,27 +211,36 @@ static lode_status_t check_params(const lode_fabric_params_t *params)
     return LODE_OK;
 }
 
-static lode_status_t prepare(lode_fabric_h fabric)
+lode_status_t fabric_prepare_alone(lode_fabric_h fabric)
 {
     const lode_fabric_params_t *params = &fabric->params;
     size_t least = (size_t)LODE_PAGE_TOKENS * MESSAGE_RECORD_MAX;
     fabric->reply_capacity = params->reply_bytes > least ? params->reply_bytes : least;
-    fabric->members = calloc(fabric->ranks, sizeof *fabric->members);
-    fabric->cards = calloc(fabric->ranks, sizeof *fabric->cards);
-    fabric->peers = calloc(fabric->ranks, sizeof *fabric->peers);
-    fabric->alive = calloc(fabric->ranks, sizeof *fabric->alive);
-    fabric->goodbye = calloc(fabric->ranks, sizeof *fabric->goodbye);
-    if (!fabric->members || !fabric->cards || !fabric->peers || !fabric->alive || !fabric->goodbye)
-        return lode_fail(LODE_ERR_NO_MEMORY, "tables of %u ranks", fabric->ranks);
-    for (uint32_t r = 0; r < fabric->ranks; r++)
-        atomic_init(&fabric->alive[r], true);
     LODE_TRY(context_create(fabric));
     LODE_TRY(worker_create(fabric, &fabric->client));
     LODE_TRY(worker_create(fabric, &fabric->service_worker));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_REPLY, fabric_on_reply));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_FETCH_REPLY, fabric_on_fetch_reply));
     LODE_TRY(fabric_region_create(fabric, params->arena_bytes, fabric_arena_shared(fabric), &fabric->arena));
-    LODE_TRY(fabric_region_create(fabric, params->landing_bytes * LODE_LANDINGS, false, &fabric->landing));
+    return fabric_region_create(fabric, params->landing_bytes * LODE_LANDINGS, false, &fabric->landing);
+}
+
+lode_status_t fabric_prepare_tables(lode_fabric_h fabric)
+{
+    uint32_t capacity = fabric->capacity;
+    fabric->members = calloc(capacity, sizeof *fabric->members);
+    fabric->slots = calloc(capacity, sizeof *fabric->slots);
+    fabric->cards = calloc(capacity, sizeof *fabric->cards);
+    fabric->peers = calloc(capacity, sizeof *fabric->peers);
+    fabric->share = calloc(capacity, sizeof *fabric->share);
+    fabric->incarnations = calloc(capacity, sizeof *fabric->incarnations);
+    fabric->alive = calloc(capacity, sizeof *fabric->alive);
+    fabric->reports = calloc(capacity, sizeof *fabric->reports);
+    fabric->heard_ns = calloc(capacity, sizeof *fabric->heard_ns);
+    fabric->goodbye = calloc(capacity, sizeof *fabric->goodbye);
+    if (!fabric->members || !fabric->slots || !fabric->cards || !fabric->peers || !fabric->share ||
+        !fabric->incarnations || !fabric->alive || !fabric->reports || !fabric->heard_ns || !fabric->goodbye)
+        return lode_fail(LODE_ERR_NO_MEMORY, "tables of %u ranks", capacity);
     LODE_TRY(
         fabric_region_create(fabric, fabric->reply_capacity * fabric_reply_count(fabric), false, &fabric->replies));
     LODE_TRY(fabric_service_create(fabric));
@@ -223,125 +248,132 @@ static lode_status_t prepare(lode_fabric_h fabric)
     return fabric_fetches_create(fabric);
 }
 
-/* ------------------------------------------------------------- all of them */
+/* --------------------------------------------------------------- who this is */
 
-/** A rank's card, then its service address, client address and the key of its arena. */
-typedef struct introduction {
-    ucp_address_t *service, *client;
-    void *rkey;
-    size_t service_bytes, client_bytes, rkey_bytes;
-} introduction_t;
-
-static lode_status_t introduce(lode_fabric_h fabric, introduction_t *me, fabric_card_t *card)
+/** Addresses and key one after another. */
+static lode_status_t join_parts(const ucp_address_t *service, const ucp_address_t *client, const void *rkey,
+                                const fabric_card_t *card, uint8_t **blob)
 {
-    LODE_TRY(FABRIC_UCX(ucp_worker_get_address(fabric->service_worker, &me->service, &me->service_bytes)));
-    LODE_TRY(FABRIC_UCX(ucp_worker_get_address(fabric->client, &me->client, &me->client_bytes)));
-    LODE_TRY(FABRIC_UCX(ucp_rkey_pack(fabric->context, fabric->arena.memh, &me->rkey, &me->rkey_bytes)));
-    card->arena.fd = -1;
-    if (fabric->arena.fd >= 0)
-        LODE_TRY(fabric_memfile_describe(fabric->arena.fd, &card->arena));
+    *blob = malloc(fabric_card_blob(card));
+    if (!*blob)
+        return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes of addresses", fabric_card_blob(card));
+    memcpy(*blob, service, card->service_bytes);
+    memcpy(*blob + card->service_bytes, client, card->client_bytes);
+    memcpy(*blob + card->service_bytes + card->client_bytes, rkey, card->rkey_bytes);
+    return LODE_OK;
+}
+
+static void describe_self(lode_fabric_h fabric, fabric_card_t *card)
+{
     char domain[80];
     gethostname(card->host, sizeof card->host - 1);
     snprintf(domain, sizeof domain, "%s",
              fabric->params.node && fabric->params.node[0] ? fabric->params.node : card->host);
-    card->version = CARD_VERSION;
-    card->node = lode_hash_text(domain);
-    if (fabric->params.rank_is_node)
-        card->node = lode_mix(card->node, fabric->rank + 1);
+    card->version = FABRIC_CARD_VERSION;
+    card->domain = card->node = lode_hash_text(domain);
+    card->rank_is_node = fabric->params.rank_is_node;
     card->arena_base = (uintptr_t)fabric->arena.base;
     card->arena_bytes = fabric->params.arena_bytes;
     card->reply_capacity = fabric->reply_capacity;
-    card->local_rank = fabric->local_rank;
-    card->service_bytes = (uint32_t)me->service_bytes;
-    card->client_bytes = (uint32_t)me->client_bytes;
-    card->rkey_bytes = (uint32_t)me->rkey_bytes;
-    return LODE_OK;
 }
 
-static void introduction_release(lode_fabric_h fabric, introduction_t *me)
+lode_status_t fabric_introduce(lode_fabric_h fabric, fabric_card_t *card, uint8_t **blob)
 {
-    if (me->service)
-        ucp_worker_release_address(fabric->service_worker, me->service);
-    if (me->client)
-        ucp_worker_release_address(fabric->client, me->client);
-    if (me->rkey)
-        ucp_rkey_buffer_release(me->rkey);
+    ucp_address_t *service = NULL, *client = NULL;
+    void *rkey = NULL;
+    size_t service_bytes = 0, client_bytes = 0, rkey_bytes = 0;
+    *card = (fabric_card_t){.arena.fd = -1};
+    describe_self(fabric, card);
+    lode_status_t status = FABRIC_UCX(ucp_worker_get_address(fabric->service_worker, &service, &service_bytes));
+    if (status == LODE_OK)
+        status = FABRIC_UCX(ucp_worker_get_address(fabric->client, &client, &client_bytes));
+    if (status == LODE_OK)
+        status = FABRIC_UCX(ucp_rkey_pack(fabric->context, fabric->arena.memh, &rkey, &rkey_bytes));
+    if (status == LODE_OK && fabric->arena.fd >= 0)
+        status = fabric_memfile_describe(fabric->arena.fd, &card->arena);
+    card->service_bytes = (uint32_t)service_bytes;
+    card->client_bytes = (uint32_t)client_bytes;
+    card->rkey_bytes = (uint32_t)rkey_bytes;
+    if (status == LODE_OK)
+        status = join_parts(service, client, rkey, card, blob);
+    if (service)
+        ucp_worker_release_address(fabric->service_worker, service);
+    if (client)
+        ucp_worker_release_address(fabric->client, client);
+    if (rkey)
+        ucp_rkey_buffer_release(rkey);
+    return status;
 }
 
-static lode_status_t read_cards(lode_fabric_h fabric)
-{
-    uint32_t nodes = 0;
-    for (uint32_t r = 0; r < fabric->ranks; r++) {
-        fabric_card_t *card = &fabric->cards[r];
-        if (card->version != CARD_VERSION)
-            return lode_fail(LODE_ERR_UNSUPPORTED, "rank %u runs another version of Lodemark", r);
-        lode_member_t *member = &fabric->members[r];
-        *member = (lode_member_t){
-            .node = card->node, .arena_bytes = card->arena_bytes, .node_index = nodes, .local_rank = card->local_rank};
-        memcpy(member->host, card->host, sizeof member->host);
-        member->host[sizeof member->host - 1] = 0;
-        for (uint32_t other = 0; other < r; other++) {
-            if (fabric->members[other].node == card->node) {
-                member->node_index = fabric->members[other].node_index;
-                break;
-            }
-        }
-        if (member->node_index == nodes)
-            nodes++;
-    }
-    return LODE_OK;
-}
+/* ------------------------------------------------------------- all of them */
 
 /* Two collectives: the cards, which also say how much follows, then what follows, all in one buffer. */
-static lode_status_t exchange(lode_fabric_h fabric, const introduction_t *me, const fabric_card_t *card, uint8_t **blob,
+static lode_status_t exchange(lode_fabric_h fabric, const fabric_card_t *card, const uint8_t *mine, uint8_t **blob,
                               size_t **offsets)
 {
     LODE_TRY(
         FABRIC_MPI(MPI_Allgather(card, sizeof *card, MPI_BYTE, fabric->cards, sizeof *card, MPI_BYTE, fabric->comm)));
-    LODE_TRY(read_cards(fabric));
     int *counts = calloc((size_t)fabric->ranks * 2, sizeof *counts), *starts = counts + fabric->ranks;
     size_t total = 0;
     *offsets = calloc(fabric->ranks, sizeof **offsets);
     for (uint32_t r = 0; counts && *offsets && r < fabric->ranks; r++) {
-        counts[r] = (int)(fabric->cards[r].service_bytes + fabric->cards[r].client_bytes + fabric->cards[r].rkey_bytes);
+        counts[r] = (int)fabric_card_blob(&fabric->cards[r]);
         starts[r] = (int)total;
         (*offsets)[r] = total;
         total += (size_t)counts[r];
     }
-    uint8_t *mine = malloc(me->service_bytes + me->client_bytes + me->rkey_bytes);
     *blob = malloc(total);
-    bool enough = counts && *offsets && mine && *blob && total < INT32_MAX;
+    bool enough = counts && *offsets && *blob && total < INT32_MAX;
     lode_status_t status =
         lode_fabric_worst(fabric, enough ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes of addresses", total));
-    if (status == LODE_OK) {
-        memcpy(mine, me->service, me->service_bytes);
-        memcpy(mine + me->service_bytes, me->client, me->client_bytes);
-        memcpy(mine + me->service_bytes + me->client_bytes, me->rkey, me->rkey_bytes);
+    if (status == LODE_OK)
         status = FABRIC_MPI(
             MPI_Allgatherv(mine, counts[fabric->rank], MPI_BYTE, *blob, counts, starts, MPI_BYTE, fabric->comm));
-    }
-    free(mine);
     free(counts);
     return status;
 }
 
+/** Enter all ranks of the job and open the links of both threads to them. */
+static lode_status_t connect_to(lode_fabric_h fabric, const uint8_t *blob, const size_t *offsets)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        if (fabric->cards[r].version != FABRIC_CARD_VERSION)
+            return lode_fail(LODE_ERR_UNSUPPORTED, "rank %u runs another version of Lodemark", r);
+        LODE_TRY(fabric_slot_install(fabric, r, &fabric->cards[r], blob + offsets[r], 1));
+    }
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        LODE_TRY(fabric_slot_serve(fabric, r));
+        atomic_store(&fabric->alive[r], true);
+    }
+    fabric_slots_follow(fabric);
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        if (!fabric_reachable(fabric, r))
+            return LODE_ERR_UCX; /* the sentence is there */
+    }
+    return LODE_OK;
+}
+
 static lode_status_t connect_all(lode_fabric_h fabric)
 {
-    introduction_t me = {0};
-    fabric_card_t card = {0};
-    uint8_t *blob = NULL;
+    fabric_card_t card;
+    uint8_t *blob = NULL, *mine = NULL;
     size_t *offsets = NULL;
     uint32_t share = fabric->rank;
     lode_status_t status = FABRIC_MPI(MPI_Bcast(&share, 1, MPI_UINT32_T, 0, fabric->node_comm));
     if (status == LODE_OK)
-        status = introduce(fabric, &me, &card);
+        status = fabric_introduce(fabric, &card, &mine);
     card.share = share;
+    card.slot = fabric->rank;
+    card.local_rank = fabric->local_rank;
+    card.who = epoch_who(1, 0);
+    if (fabric->params.rank_is_node)
+        card.node = lode_mix(card.domain, fabric->rank + 1);
     status = lode_fabric_worst(fabric, status);
     if (status == LODE_OK)
-        status = exchange(fabric, &me, &card, &blob, &offsets);
+        status = exchange(fabric, &card, mine, &blob, &offsets);
     if (status == LODE_OK)
-        status = lode_fabric_worst(fabric, fabric_links_create(fabric, blob, offsets));
-    introduction_release(fabric, &me);
+        status = lode_fabric_worst(fabric, connect_to(fabric, blob, offsets));
+    free(mine);
     free(blob);
     free(offsets);
     return status;
@@ -356,7 +388,7 @@ static lode_status_t wire_up(lode_fabric_h fabric)
 
 /* -------------------------------------------------------------- public side */
 
-static void fabric_free(lode_fabric_h fabric)
+void fabric_free(lode_fabric_h fabric)
 {
     if (fabric->client && fabric->service_worker)
         fabric_links_destroy(fabric);
@@ -376,11 +408,17 @@ static void fabric_free(lode_fabric_h fabric)
         ucp_cleanup(fabric->context);
     }
     fabric_shared_destroy(fabric);
+    fabric_slots_destroy(fabric);
     free(fabric->members);
     free(fabric->cards);
     free(fabric->peers);
+    free(fabric->share);
+    free(fabric->incarnations);
     free(fabric->alive);
+    free(fabric->reports);
+    free(fabric->heard_ns);
     free(fabric->goodbye);
+    pthread_mutex_destroy(&fabric->slots_lock);
     pthread_mutex_destroy(&fabric->serve_lock);
     free(fabric);
 }
@@ -394,25 +432,39 @@ static void leave_mpi(MPI_Comm comm, MPI_Comm node_comm)
         MPI_Comm_free(&comm);
 }
 
+lode_fabric_h fabric_alloc(const lode_fabric_params_t *params)
+{
+    lode_fabric_h fabric = calloc(1, sizeof *fabric);
+    if (!fabric)
+        return NULL;
+    fabric->params = *params;
+    fabric->comm = fabric->node_comm = MPI_COMM_NULL;
+    fabric->incarnation = 1;
+    fabric->sequence = lode_mix(lode_now_ns(), (uint64_t)getpid()) >> 22;
+    atomic_init(&fabric->epoch, 1);
+    atomic_init(&fabric->lease_until_ns, UINT64_MAX);
+    pthread_mutex_init(&fabric->serve_lock, NULL);
+    pthread_mutex_init(&fabric->slots_lock, NULL);
+    message_bump_init(&fabric->bump, fabric->bump_memory, sizeof fabric->bump_memory);
+    return fabric;
+}
+
 lode_status_t lode_fabric_create(const lode_fabric_params_t *params, lode_status_t local_status, lode_fabric_h *out)
 {
     MPI_Comm comm = MPI_COMM_NULL, node_comm = MPI_COMM_NULL;
-    lode_fabric_h fabric = calloc(1, sizeof *fabric);
+    lode_fabric_h fabric = fabric_alloc(params);
     if (!fabric)
         return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for the fabric", sizeof *fabric);
-    fabric->params = *params;
-    fabric->comm = fabric->node_comm = MPI_COMM_NULL;
-    atomic_init(&fabric->epoch, 1);
-    pthread_mutex_init(&fabric->serve_lock, NULL);
-    message_bump_init(&fabric->bump, fabric->bump_memory, sizeof fabric->bump_memory);
     lode_status_t status = join_mpi(fabric);
     if (status != LODE_OK)
         goto destroy;
-    status = lode_fabric_worst(fabric, local_status != LODE_OK ? local_status : check_params(params));
+    status = lode_fabric_worst(fabric, local_status != LODE_OK ? local_status : fabric_params_check(params));
     if (status == LODE_OK)
         status = lode_fabric_worst(fabric, fabric_memory_check(fabric));
     if (status == LODE_OK)
-        status = lode_fabric_worst(fabric, prepare(fabric));
+        status = lode_fabric_worst(fabric, fabric_prepare_alone(fabric));
+    if (status == LODE_OK)
+        status = lode_fabric_worst(fabric, fabric_prepare_tables(fabric));
     if (status == LODE_OK)
         status = connect_all(fabric);
     if (status == LODE_OK)
@@ -450,7 +502,7 @@ void lode_fabric_destroy(lode_fabric_h *handle)
         return;
     *handle = NULL;
     lode_fabric_calls_wait(fabric);
-    bool together = atomic_load(&fabric->lost) == 0;
+    bool together = lode_fabric_intact(fabric) && fabric->ranks == fabric->born;
     if (together) {
         atomic_store(&fabric->leaving, true);
         together = fabric_barrier(fabric, !fabric_service_runs(fabric), UINT64_MAX / 2) == LODE_OK;

@@ -180,7 +180,7 @@ void fabric_calls_sweep(lode_fabric_h fabric, uint64_t now, bool lost)
         fabric_call_t *call = fabric->calls.objects[i];
         if (call->id == 0 || call->ended)
             continue;
-        if (lost && !lode_fabric_alive(fabric, call->to))
+        if (lost && !fabric_reachable(fabric, call->to))
             call_end(call, LODE_ERR_PEER_LOST);
         else if (now >= call->deadline_ns)
             call_end(call, LODE_ERR_TIMEOUT);
@@ -201,13 +201,18 @@ static lode_status_t call_self(lode_fabric_h fabric, Lodemark__Call *call, const
 
 static lode_status_t wait_for_room(lode_fabric_h fabric, uint32_t to, size_t bytes)
 {
+    if (atomic_load(&fabric->changes) != fabric->changes_seen)
+        fabric_round(fabric); /* it may be a new process */
     while (fabric->calls_active > 0 &&
            (fabric->calls_active >= FABRIC_CALLS_MAX || fabric->calls_bytes + bytes > FABRIC_CALL_BYTES_MAX))
         fabric_wait(fabric, lode_now_ns() + 1000000000u);
     if (fabric->peers[to].zombies >= FABRIC_CALLS_MAX)
         return lode_fail(LODE_ERR_TIMEOUT, "rank %u takes no data: %u calls to it were given up unsent", to,
                          fabric->peers[to].zombies);
-    if (!lode_fabric_alive(fabric, to) || !fabric->peers[to].asks.ep)
+    if (lode_fabric_expelled(fabric))
+        return lode_fail(LODE_ERR_PEER_LOST, "the others went on without rank %u; it is no member any more",
+                         fabric->rank);
+    if (!fabric_reachable(fabric, to) || !fabric->peers[to].asks.ep)
         return lode_fail(LODE_ERR_PEER_LOST, "rank %u (%s) is lost", to, fabric->members[to].host);
     return LODE_OK;
 }
@@ -232,6 +237,7 @@ lode_status_t lode_fabric_call(lode_fabric_h fabric, uint32_t to, Lodemark__Call
                          FABRIC_CALL_BYTES_MAX, fabric->ranks);
     call->epoch = lode_fabric_epoch(fabric);
     call->from = fabric->rank;
+    call->incarnation = fabric->incarnation;
     if (to == fabric->rank)
         return call_self(fabric, call, payload, bytes, done, context);
     LODE_TRY(wait_for_room(fabric, to, bytes));

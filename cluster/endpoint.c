@@ -23,16 +23,20 @@ lode_status_t fabric_listen(lode_fabric_h fabric, ucp_worker_h worker, unsigned 
     return FABRIC_UCX(ucp_worker_set_am_recv_handler(worker, &param));
 }
 
-/* UCX completes what was under way on the endpoint with an error; here only the member is marked. */
+/*
+ * UCX completes what was under way on the endpoint with an error; here only the member is marked. A reset comes from
+ * the kernel of a host whose process has ended.
+ */
 static void on_error(void *argument, ucp_ep_h ep, ucs_status_t status)
 {
     fabric_link_t *link = argument;
     (void)ep;
     link->failed = true;
-    fabric_member_lost(link->fabric, link->rank, ucs_status_string(status));
+    fabric_member_lost(link->fabric, link->rank, link->incarnation, status == UCS_ERR_CONNECTION_RESET,
+                       ucs_status_string(status));
 }
 
-static lode_status_t link_create(fabric_link_t *link, ucp_worker_h worker, const uint8_t *address)
+lode_status_t fabric_link_create(fabric_link_t *link, ucp_worker_h worker, const uint8_t *address)
 {
     ucp_ep_params_t params = {.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                                             UCP_EP_PARAM_FIELD_ERR_HANDLER,
@@ -40,23 +44,6 @@ static lode_status_t link_create(fabric_link_t *link, ucp_worker_h worker, const
                               .err_mode = UCP_ERR_HANDLING_MODE_PEER,
                               .err_handler = {.cb = on_error, .arg = link}};
     return FABRIC_UCX(ucp_ep_create(worker, &params, &link->ep));
-}
-
-lode_status_t fabric_links_create(lode_fabric_h fabric, const uint8_t *blob, const size_t *offsets)
-{
-    for (uint32_t r = 0; r < fabric->ranks; r++) {
-        fabric_peer_t *peer = &fabric->peers[r];
-        const fabric_card_t *card = &fabric->cards[r];
-        peer->asks = (fabric_link_t){.fabric = fabric, .rank = r};
-        peer->answers = (fabric_link_t){.fabric = fabric, .rank = r};
-        if (r == fabric->rank)
-            continue;
-        const uint8_t *service = blob + offsets[r], *client = service + card->service_bytes;
-        LODE_TRY(link_create(&peer->asks, fabric->client, service));
-        LODE_TRY(link_create(&peer->answers, fabric->service_worker, client));
-        LODE_TRY(FABRIC_UCX(ucp_ep_rkey_unpack(peer->asks.ep, client + card->client_bytes, &peer->rkey)));
-    }
-    return LODE_OK;
 }
 
 static void on_flushed(void *request, ucs_status_t status, void *user)
@@ -120,23 +107,25 @@ void fabric_link_close(fabric_link_t *link)
         lode_debug("closing the endpoint to rank %u: %s", link->rank, ucs_status_string(UCS_PTR_STATUS(request)));
     link->ep = NULL;
     link->failed = false;
+    link->closed = true;
 }
 
 /* UCX needs a few rounds to let go of closed endpoints; what is not gone by then goes with the worker. */
 void fabric_links_destroy(lode_fabric_h fabric)
 {
     bool open = false;
-    for (uint32_t r = 0; fabric->peers && r < fabric->ranks; r++)
-        open |= fabric->peers[r].asks.ep || fabric->peers[r].answers.ep;
+    for (uint32_t r = 0; fabric->peers && r < fabric->capacity; r++) {
+        fabric_peer_t *peer = &fabric->peers[r];
+        open |= peer->asks.ep || peer->answers.ep || peer->beats.ep;
+        if (peer->rkey)
+            ucp_rkey_destroy(peer->rkey);
+        peer->rkey = NULL;
+        fabric_link_close(&peer->asks);
+        fabric_link_close(&peer->answers);
+        fabric_link_close(&peer->beats);
+    }
     if (!open)
         return;
-    for (uint32_t r = 0; r < fabric->ranks; r++) {
-        if (fabric->peers[r].rkey)
-            ucp_rkey_destroy(fabric->peers[r].rkey);
-        fabric->peers[r].rkey = NULL;
-        fabric_link_close(&fabric->peers[r].asks);
-        fabric_link_close(&fabric->peers[r].answers);
-    }
     uint64_t quiet = lode_now_ns() + 10000000u, end = lode_now_ns() + 1000000000u;
     while (lode_now_ns() < quiet && lode_now_ns() < end) {
         if (ucp_worker_progress(fabric->client) + ucp_worker_progress(fabric->service_worker) > 0)

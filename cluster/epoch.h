@@ -141,4 +141,28 @@ bool epoch_fenced(const epoch_view_t *view, uint64_t now);
 /** Whether something waits for answers, so that time must be told of soon also without heartbeats. */
 bool epoch_busy(const epoch_view_t *view);
 
+/* ------------------------------------------------------------- on the wire */
+
+/** Fixed part; then set, accepted_set and value as they are there, verdicts, and cards, which are the caller's. */
+typedef struct epoch_wire {
+    uint32_t version, from, slots, number, decider, phase, flags, parts, cards, zero;
+    uint64_t who, stamp, echo, lease_left_ns, promised, accepted, ballot;
+} epoch_wire_t;
+
+/** Room for the arrays of a message, each (capacity). */
+typedef struct epoch_arrays {
+    uint64_t *set, *accepted_set, *value;
+    uint8_t *verdicts;
+} epoch_arrays_t;
+
+/** Bytes of a message's arrays. */
+size_t epoch_wire_bytes(const epoch_beat_t *beat);
+void epoch_pack(const epoch_beat_t *beat, uint32_t cards, epoch_wire_t *wire, uint8_t *data);
+/**
+ * @param[out] arrays  what the message says; beat points into them
+ * @return bytes of data taken; 0: this is no message for so many slots
+ */
+size_t epoch_unpack(const void *header, size_t header_bytes, const uint8_t *data, size_t bytes, uint32_t capacity,
+                    const epoch_arrays_t *arrays, epoch_beat_t *beat, uint32_t *cards);
+
 #endif

@@ -4,7 +4,8 @@
  * @brief What the files of cluster/ share: the fabric's parts and who may touch them.
  *
  * Two threads. The caller's owns everything marked "client", the service thread everything marked
- * "service". Between them pass only atomics: who is alive, the epoch, the order to stop.
+ * "service". Between them pass atomics (who is alive, the epoch, the order to stop) and the table of slots, under a
+ * lock that is taken when members change.
  */
 #ifndef LODE_CLUSTER_FABRIC_INSIDE_H
 #define LODE_CLUSTER_FABRIC_INSIDE_H
@@ -15,10 +16,11 @@
 #include <ucp/api/ucp.h>
 
 #include "cluster/cluster.h"
+#include "cluster/epoch.h"
 #include "cluster/message.h"
 
 /** Ids of the active messages. Replies go to client workers, the others to service workers. */
-enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REPLY, FABRIC_AM_GOODBYE };
+enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REPLY, FABRIC_AM_GOODBYE, FABRIC_AM_BEAT };
 
 /** Calls of one rank that have no answer yet, and the bytes of their payloads. */
 #define FABRIC_CALLS_MAX 64
@@ -40,6 +42,9 @@ enum { FABRIC_AM_CALL = 1, FABRIC_AM_FETCH, FABRIC_AM_REPLY, FABRIC_AM_FETCH_REP
 /** Holds the largest message of MESSAGE_HEADER_MAX bytes once unpacked, with what the unpacking itself takes. */
 #define FABRIC_BUMP_BYTES 65536
 #define FABRIC_NONE UINT32_MAX
+/** Slots beside those of the MPI job, if the caller names no number. */
+#define FABRIC_SPARE 8u
+#define FABRIC_CARD_VERSION 0x6c6f646500000002u
 
 /** Turn the code of an MPI or UCX call into ours, with the name of the call in the sentence. */
 #define FABRIC_MPI(call) fabric_mpi_status((call), #call)
@@ -54,11 +59,16 @@ typedef struct fabric_memfile {
     int32_t fd; /**< in that process; −1: none */
 } fabric_memfile_t;
 
-/** What ranks tell each other at the start, fixed part. */
+/** What ranks tell each other at the start, fixed part. What it says of slot and place is filled by who admits it. */
 typedef struct fabric_card {
     uint64_t version; /**< of messages and of this struct */
+    uint64_t who;     /**< see epoch.h */
+    uint64_t domain;  /**< hash of the name of its failure domain */
     uint64_t node, arena_base, arena_bytes, reply_capacity;
-    uint32_t share; /**< lowest rank that shares memory with it */
+    uint64_t share; /**< the same number: they share memory */
+    uint32_t slot;
+    uint32_t nonce;        /**< tells two processes of a slot apart */
+    uint32_t rank_is_node; /**< node is made of domain and slot */
     uint32_t local_rank;
     fabric_memfile_t arena;                           /**< for ranks that share memory with it */
     uint32_t service_bytes, client_bytes, rkey_bytes; /**< of what follows the card: two addresses, a key */
@@ -68,14 +78,28 @@ typedef struct fabric_card {
 /** One direction to one peer: an endpoint of one of our workers. Touched by that worker's thread alone. */
 typedef struct fabric_link {
     lode_fabric_h fabric;
-    uint32_t rank;
+    uint32_t rank, incarnation;
     bool failed; /**< set by the error handler; closed from outside of it */
+    bool closed; /**< and not opened again for this incarnation */
     ucp_ep_h ep; /**< NULL: none (this rank itself, or closed) */
 } fabric_link_t;
+
+/** A process and the slot it has or had. */
+typedef struct fabric_slot {
+    uint64_t who; /**< see epoch.h; 0: the slot was never used */
+    bool member;
+    uint32_t joined; /**< number of the epoch that brought it */
+    fabric_card_t card;
+    uint8_t *blob; /**< what follows the card: two addresses, a key */
+} fabric_slot_t;
 
 typedef struct fabric_peer {
     fabric_link_t asks;    /**< client: our client worker → its service worker */
     fabric_link_t answers; /**< service: our service worker → its client worker */
+    fabric_link_t beats;   /**< service: our service worker → its service worker; opened when first needed */
+    uint32_t beating;      /**< service: heartbeats on their way to it */
+    uint32_t incarnation;  /**< client: of the process that asks.ep, rkey, mapped and its card belong to; 0: none */
+    size_t mapped_bytes;   /**< client */
     uint32_t replies;      /**< service: reply buffers on their way to it */
     ucp_rkey_h rkey;       /**< client: of its arena, for asks.ep */
     const uint8_t *mapped; /**< client: its arena in this process, if it is on this host */
@@ -97,6 +121,11 @@ typedef struct fabric_region {
     ucp_mem_h memh;
     int fd; /**< of the memory file behind it, −1: private memory */
 } fabric_region_t;
+
+/** The message of a process that has no more to ask. */
+typedef struct fabric_farewell {
+    uint32_t rank, incarnation;
+} fabric_farewell_t;
 
 typedef enum fabric_landing_state { LANDING_FREE, LANDING_HELD, LANDING_QUARANTINED } fabric_landing_state_t;
 
@@ -127,20 +156,34 @@ typedef struct fabric_call fabric_call_t;
 typedef struct fabric_request fabric_request_t;
 typedef struct fabric_fetching fabric_fetching_t;
 typedef struct fabric_service fabric_service_t;
+typedef struct fabric_membership fabric_membership_t;
 
 struct lode_fabric {
     lode_fabric_params_t params;
     /* MPI */
     MPI_Comm comm, node_comm;
-    uint32_t rank, ranks, local_rank;
-    /* members: constant after create, but for the atomics */
-    lode_member_t *members;
-    fabric_card_t *cards;
-    _Atomic bool *alive;
-    _Atomic bool *goodbye; /**< (ranks) is about to leave: has no more to ask of anybody */
-    _Atomic uint32_t lost;
-    _Atomic uint32_t epoch;
-    _Atomic bool leaving; /**< endpoint errors are goodbyes from now on */
+    uint32_t rank, local_rank, incarnation, nonce;
+    uint32_t capacity;      /**< of all tables over slots */
+    _Atomic uint32_t ranks; /**< slots in use */
+    uint32_t born;          /**< ranks of the MPI job; 0: this process joined */
+    /* members */
+    lode_member_t *members; /**< (capacity) */
+    pthread_mutex_t slots_lock;
+    bool settling;                   /**< the table is between two epochs; under slots_lock */
+    fabric_slot_t *slots;            /**< (capacity) */
+    fabric_card_t *cards;            /**< (capacity) client: of the processes it is connected to */
+    _Atomic uint64_t *share;         /**< (capacity) */
+    _Atomic uint32_t *incarnations;  /**< (capacity) */
+    _Atomic bool *alive;             /**< (capacity) */
+    _Atomic uint64_t *reports;       /**< (capacity) failed endpoints, for the service thread */
+    _Atomic uint64_t *heard_ns;      /**< (capacity) last heartbeat */
+    _Atomic uint32_t *goodbye;       /**< (capacity) incarnation that has no more to ask of anybody */
+    _Atomic uint32_t lost;           /**< how many processes were */
+    _Atomic uint32_t changes;        /**< of members, lost or new */
+    _Atomic uint32_t epoch, decider; /**< as agreed */
+    _Atomic uint64_t lease_until_ns;
+    _Atomic bool expelled, stirred; /**< stirred: the membership has something to do */
+    _Atomic bool leaving;           /**< endpoint errors are goodbyes from now on */
     const char *path;
     char path_reason[192];
     /* UCX */
@@ -151,10 +194,11 @@ struct lode_fabric {
     size_t reply_capacity;
     /* service */
     fabric_service_t *service;
+    fabric_membership_t *membership;
     pthread_mutex_t serve_lock; /**< handlers.serve runs once at a time: also a call to the own rank takes it */
     /* client */
-    uint32_t lost_seen;
-    uint64_t sequence;   /**< of ids */
+    uint32_t changes_seen;
+    uint64_t sequence;   /**< of ids; begins anywhere, so that two processes of a slot use others */
     uint64_t swept_ns;   /**< when deadlines were looked at last */
     uint64_t listens_ns; /**< since when a fetch is waited for: silence before is not the owners' */
     uint64_t moved_ns;   /**< when something last happened */
@@ -170,6 +214,7 @@ struct lode_fabric {
     message_bump_t bump;
     _Alignas(16) uint8_t bump_memory[FABRIC_BUMP_BYTES];
     fabric_counters_t counters;
+    fabric_farewell_t farewell;
     struct {
         void *base;
         size_t bytes;
@@ -179,6 +224,15 @@ struct lode_fabric {
 };
 
 /* bootstrap.c */
+/** Workers, arena and landing buffers: what needs neither rank nor peers. */
+lode_status_t fabric_prepare_alone(lode_fabric_h fabric);
+/** Tables for fabric->capacity slots, and what serves them. */
+lode_status_t fabric_prepare_tables(lode_fabric_h fabric);
+lode_status_t fabric_params_check(const lode_fabric_params_t *params);
+/** This process's card, filled but for slot and place; and what follows it, which the caller frees. */
+lode_status_t fabric_introduce(lode_fabric_h fabric, fabric_card_t *card, uint8_t **blob);
+lode_fabric_h fabric_alloc(const lode_fabric_params_t *params);
+void fabric_free(lode_fabric_h fabric);
 /** MPI_Barrier during which both workers progress; ends early with LODE_ERR_PEER_LOST when a member is lost. */
 lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t timeout_ns);
 
@@ -201,12 +255,49 @@ lode_status_t fabric_memfile_open(const fabric_memfile_t *file, int *fd);
 void fabric_shared_destroy(lode_fabric_h fabric);
 
 /* members.c */
-void fabric_member_lost(lode_fabric_h fabric, uint32_t rank, const char *cause);
+/** A peer's process does not answer any more. @p certain: it has ended. */
+void fabric_member_lost(lode_fabric_h fabric, uint32_t rank, uint32_t incarnation, bool certain, const char *cause);
+/** Client: whether a rank lives and this thread's connection to it is of its present incarnation. */
+static inline bool fabric_reachable(lode_fabric_h fabric, uint32_t rank)
+{
+    return rank < fabric->ranks && atomic_load_explicit(&fabric->alive[rank], memory_order_acquire) &&
+           fabric->peers[rank].incarnation == atomic_load_explicit(&fabric->incarnations[rank], memory_order_relaxed);
+}
+/** Whether a message that names this incarnation (0: the first) comes from the process that has the slot. */
+bool fabric_is_current(lode_fabric_h fabric, uint32_t rank, uint32_t incarnation);
+
+/* slots.c */
+/** Bytes after a card. */
+size_t fabric_card_blob(const fabric_card_t *card);
+/** A card and what follows it, out of bytes from outside. @return bytes taken, 0 if that is no card. */
+size_t fabric_card_parse(const uint8_t *bytes, size_t count, fabric_card_t *card, const uint8_t **blob);
+/** Enter a process into a slot: table, member, incarnation. The slot is not alive yet. */
+lode_status_t fabric_slot_install(lode_fabric_h fabric, uint32_t slot, const fabric_card_t *card, const uint8_t *blob,
+                                  uint32_t joined);
+/** Service: open the links of its thread to the process in a slot, after closing those to the one before. */
+lode_status_t fabric_slot_serve(lode_fabric_h fabric, uint32_t slot);
+/** Service: the link for heartbeats, opened; NULL if there is none any more. */
+ucp_ep_h fabric_slot_beats(lode_fabric_h fabric, uint32_t slot);
+/** Client: connect to the processes that took slots, let go of those that left. @return false: once more, soon. */
+bool fabric_slots_follow(lode_fabric_h fabric);
+void fabric_slots_destroy(lode_fabric_h fabric);
+
+/* beat.c: membership, on the service thread */
+lode_status_t fabric_membership_create(lode_fabric_h fabric);
+/** Before the thread runs: begin with the members that the table of slots has. */
+void fabric_membership_begin(lode_fabric_h fabric);
+void fabric_membership_round(lode_fabric_h fabric, uint64_t now);
+void fabric_membership_destroy(lode_fabric_h fabric);
+/**
+ * A process that wants to join, from the call that brought its card; the same call may come again. Any thread.
+ * @param[out] done  1: it is a member, and the others know
+ */
+lode_status_t fabric_membership_offer(lode_fabric_h fabric, const void *card, size_t bytes, uint32_t *done);
 
 /* endpoint.c */
 /** Have @p handler called, with the fabric as its argument, for messages of this id to a worker. */
 lode_status_t fabric_listen(lode_fabric_h fabric, ucp_worker_h worker, unsigned id, ucp_am_recv_callback_t handler);
-lode_status_t fabric_links_create(lode_fabric_h fabric, const uint8_t *blob, const size_t *offsets);
+lode_status_t fabric_link_create(fabric_link_t *link, ucp_worker_h worker, const uint8_t *address);
 /** Wait until every endpoint can send: flush both workers while both progress. */
 lode_status_t fabric_links_wire(lode_fabric_h fabric, uint64_t timeout_ns);
 /** Close a failed endpoint; from its worker's thread, outside of its callbacks. */
@@ -218,6 +309,9 @@ void fabric_links_destroy(lode_fabric_h fabric);
 /** Whether ranks of this host may read each other's memory: UCX_TLS is not set, or names shared memory. */
 bool fabric_may_share(void);
 bool fabric_may_tcp(void);
+/** Map a rank's arena, if it is on this host and may be. */
+void fabric_path_map(lode_fabric_h fabric, uint32_t rank);
+void fabric_path_unmap(lode_fabric_h fabric, uint32_t rank);
 void fabric_path_destroy(lode_fabric_h fabric);
 lode_status_t fabric_path_choose(lode_fabric_h fabric);
 
@@ -272,7 +366,7 @@ ucs_status_t fabric_on_reply(void *argument, const void *header, size_t header_b
 
 static inline uint32_t fabric_reply_count(lode_fabric_h fabric)
 {
-    return FABRIC_REPLIES_SHARED + FABRIC_REPLIES_RANK * fabric->ranks;
+    return FABRIC_REPLIES_SHARED + FABRIC_REPLIES_RANK * fabric->capacity;
 }
 
 /** Fields that every send of ours sets. */

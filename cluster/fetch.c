@@ -40,10 +40,10 @@ lode_status_t fabric_fetches_create(lode_fabric_h fabric)
     fabric->fetchings = calloc(FABRIC_FETCHES, sizeof *fabric->fetchings);
     for (uint32_t i = 0; fabric->fetchings && i < FABRIC_FETCHES; i++) {
         fabric->fetchings[i].fabric = fabric;
-        fabric->fetchings[i].queues = malloc(fabric->ranks * sizeof *fabric->fetchings[i].queues);
+        fabric->fetchings[i].queues = malloc(fabric->capacity * sizeof *fabric->fetchings[i].queues);
         if (!fabric->fetchings[i].queues)
-            return lode_fail(LODE_ERR_NO_MEMORY, "fetch queues for %u ranks", fabric->ranks);
-        for (uint32_t r = 0; r < fabric->ranks; r++)
+            return lode_fail(LODE_ERR_NO_MEMORY, "fetch queues for %u ranks", fabric->capacity);
+        for (uint32_t r = 0; r < fabric->capacity; r++)
             fabric->fetchings[i].queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE, 0};
     }
     return fabric->fetchings ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "fetches");
@@ -111,7 +111,7 @@ static bool next_source(fabric_fetching_t *fetching, uint32_t item, lode_fetch_s
         /* in the second round only attempts put off before are left; the next call finds the next of them */
         way->attempt = way->flags & ITEM_SECOND_ROUND ? ATTEMPTS_MAX : (uint8_t)(attempt + 1);
         way->asked = (uint8_t)attempt;
-        if (source->rank >= fabric->ranks || !lode_fabric_alive(fabric, source->rank)) {
+        if (!fabric_reachable(fabric, source->rank)) {
             note_cause(way, attempt, FETCH_LOST);
         } else if (!(way->flags & ITEM_SECOND_ROUND) && attempt < 16 &&
                    fabric->peers[source->rank].avoid_until_ns > fabric->swept_ns) {
@@ -329,7 +329,7 @@ static bool pump_peer(fabric_fetching_t *fetching, uint32_t rank)
     fabric_peer_t *peer = &fabric->peers[rank];
     bool any = false;
     while (fetching->queues[rank].first != FABRIC_NONE && !has_failed(fetching)) {
-        if (!lode_fabric_alive(fabric, rank)) {
+        if (!fabric_reachable(fabric, rank)) {
             fail_queue(fetching, rank, FETCH_LOST);
         } else if (peer->requests >= fabric->requests_peer_max && peer->asked == 0) {
             fail_queue(fetching, rank, FETCH_BUSY); /* all it may hold was given up, and UCX does not let go */
@@ -436,7 +436,7 @@ static void sweep_one(fabric_fetching_t *fetching, uint64_t now, bool lost)
     lode_fabric_h fabric = fetching->fabric;
     for (fabric_request_t *request = fetching->active, *next; request; request = next) {
         next = request->next;
-        if (lost && !lode_fabric_alive(fabric, request->rank)) {
+        if (lost && !fabric_reachable(fabric, request->rank)) {
             request_end(request, FETCH_LOST);
         } else if (now >= request->deadline_ns) {
             fabric->counters.deadlines++;
@@ -562,7 +562,7 @@ static void close_fetch(fabric_fetching_t *fetching)
 {
     while (fetching->active)
         request_end(fetching->active, FETCH_NO_CAUSE);
-    for (uint32_t r = 0; r < fetching->fabric->ranks; r++)
+    for (uint32_t r = 0; r < fetching->fabric->capacity; r++)
         fetching->queues[r] = (fetch_queue_t){FABRIC_NONE, FABRIC_NONE, 0};
     fetching->fetch->state = NULL;
     fetching->fetch = NULL;

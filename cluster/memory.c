@@ -53,7 +53,8 @@ static bool huge_pages_for(lode_fabric_h fabric, size_t bytes)
 {
     uint64_t pages = 0;
     int local = 1;
-    MPI_Comm_size(fabric->node_comm, &local);
+    if (fabric->born > 0)
+        MPI_Comm_size(fabric->node_comm, &local);
     read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "", &pages);
     return pages * HUGE_PAGE >= (uint64_t)local * (bytes + HUGE_PAGE);
 }
@@ -70,9 +71,13 @@ lode_status_t fabric_memory_check(lode_fabric_h fabric)
     uint64_t mine = fabric->params.landing_bytes * LODE_LANDINGS, all = 0;
     if (!fabric_arena_shared(fabric) || !huge_pages_for(fabric, fabric->params.arena_bytes))
         mine += fabric->params.arena_bytes; /* what the pool of huge pages holds does not count as available */
-    LODE_TRY(FABRIC_MPI(MPI_Allreduce(&mine, &all, 1, MPI_UINT64_T, MPI_SUM, fabric->node_comm)));
     uint64_t available = fabric_memory_available();
-    LODE_TRY(FABRIC_MPI(MPI_Bcast(&available, 1, MPI_UINT64_T, 0, fabric->node_comm)));
+    if (fabric->born > 0) {
+        LODE_TRY(FABRIC_MPI(MPI_Allreduce(&mine, &all, 1, MPI_UINT64_T, MPI_SUM, fabric->node_comm)));
+        LODE_TRY(FABRIC_MPI(MPI_Bcast(&available, 1, MPI_UINT64_T, 0, fabric->node_comm)));
+    } else {
+        all = mine;
+    }
     if (all <= available)
         return LODE_OK;
     return lode_fail(LODE_ERR_NO_MEMORY,

@@ -95,6 +95,8 @@ static lode_status_t fetch_accept(lode_fabric_h fabric, const Lodemark__FetchReq
     }
     if (!lode_fabric_alive(fabric, request->from))
         return lode_fail(LODE_ERR_PEER_LOST, "rank %u is held for lost", request->from);
+    if (lode_fabric_expelled(fabric))
+        return lode_fail(LODE_ERR_PEER_LOST, "rank %u is no member any more", fabric->rank);
     service_fetch_t *fetch =
         fabric->service->fetches_waiting < FETCHES_WAITING_RANK * fabric->ranks ? fetch_take(fabric->service) : NULL;
     if (!fetch)
@@ -117,6 +119,8 @@ ucs_status_t owner_on_fetch(void *argument, const void *header, size_t header_by
 {
     lode_fabric_h fabric = argument;
     Lodemark__FetchRequest *request = message_fetch_request(&fabric->service->bump, header, header_bytes);
+    if (request && request->from < fabric->ranks && !fabric_is_current(fabric, request->from, request->incarnation))
+        return UCS_OK; /* of a process that had the slot before: its answer would go to another */
     if (!request || request->from >= fabric->ranks || request->from == fabric->rank) {
         atomic_fetch_add(&fabric->counters.malformed, 1);
         lode_warn("dropped a fetch of %zu bytes that is none, or from no rank of this job", header_bytes);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "cluster/fabric_inside.h"
@@ -40,32 +41,51 @@ bool fabric_may_tcp(void)
     return may_use((const char *const[]){"all", "tcp", NULL});
 }
 
-/** Map the arenas of this host's other ranks, to read. One that cannot be mapped is fetched from as if far away. */
-static void map_neighbours(lode_fabric_h fabric)
+/** Whether a rank's arena is a file of this host: it shares memory with this rank, or says that it is here. */
+static bool is_here(lode_fabric_h fabric, uint32_t rank)
 {
-    for (uint32_t r = 0; r < fabric->ranks; r++) {
-        const fabric_card_t *card = &fabric->cards[r];
-        int fd;
-        if (r == fabric->rank || card->share != fabric->cards[fabric->rank].share || card->arena.fd < 0)
-            continue;
-        if (fabric_memfile_open(&card->arena, &fd) != LODE_OK) {
-            lode_debug("rank %u: %s", r, lode_error_message());
-            continue;
-        }
-        void *base = mmap(NULL, card->arena_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
-        if (base != MAP_FAILED)
-            fabric->peers[r].mapped = base;
-        close(fd);
+    const fabric_card_t *card = &fabric->cards[rank], *own = &fabric->cards[fabric->rank];
+    if (card->share == own->share)
+        return true;
+    bool both_born = rank < fabric->born && card->who == epoch_who(1, 0) && fabric->incarnation == 1;
+    return !both_born && fabric_may_share() && memcmp(card->host, own->host, sizeof card->host) == 0;
+}
+
+/* One that cannot be mapped is fetched from as if far away. */
+void fabric_path_map(lode_fabric_h fabric, uint32_t rank)
+{
+    const fabric_card_t *card = &fabric->cards[rank];
+    fabric_peer_t *peer = &fabric->peers[rank];
+    struct stat facts;
+    int fd;
+    if (rank == fabric->rank || card->arena.fd < 0 || !is_here(fabric, rank))
+        return;
+    if (fabric_memfile_open(&card->arena, &fd) != LODE_OK) {
+        lode_debug("rank %u: %s", rank, lode_error_message());
+        return;
     }
+    void *base = MAP_FAILED;
+    if (fstat(fd, &facts) == 0 && (uint64_t)facts.st_size >= card->arena_bytes) /* beyond its end were SIGBUS */
+        base = mmap(NULL, card->arena_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    if (base != MAP_FAILED) {
+        peer->mapped = base;
+        peer->mapped_bytes = card->arena_bytes;
+    }
+    close(fd);
+}
+
+void fabric_path_unmap(lode_fabric_h fabric, uint32_t rank)
+{
+    fabric_peer_t *peer = &fabric->peers[rank];
+    if (peer->mapped)
+        munmap((void *)peer->mapped, peer->mapped_bytes);
+    peer->mapped = NULL;
 }
 
 void fabric_path_destroy(lode_fabric_h fabric)
 {
-    for (uint32_t r = 0; fabric->peers && r < fabric->ranks; r++) {
-        if (fabric->peers[r].mapped)
-            munmap((void *)fabric->peers[r].mapped, fabric->cards[r].arena_bytes);
-        fabric->peers[r].mapped = NULL;
-    }
+    for (uint32_t r = 0; fabric->peers && r < fabric->capacity; r++)
+        fabric_path_unmap(fabric, r);
 }
 
 static uint64_t word_of(uint32_t rank)
@@ -119,7 +139,8 @@ static lode_status_t probe(lode_fabric_h fabric)
     uint64_t word = word_of(fabric->rank);
     memset(fabric->landing.base, 0, (size_t)fabric->ranks * sizeof word);
     memcpy(fabric->arena.base, &word, sizeof word);
-    map_neighbours(fabric);
+    for (uint32_t r = 0; r < fabric->ranks; r++)
+        fabric_path_map(fabric, r);
     LODE_TRY(FABRIC_MPI(MPI_Barrier(fabric->comm)));
     fabric->flushes = 0;
     lode_status_t status = read_words(fabric, &fabric->flushes);

@@ -64,18 +64,15 @@ bool fabric_round(lode_fabric_h fabric)
     bool moved = false;
     for (int i = 0; i < 16 && ucp_worker_progress(fabric->client) > 0; i++)
         moved = true;
-    uint32_t lost = atomic_load(&fabric->lost);
+    uint32_t changes = atomic_load(&fabric->changes);
     uint64_t now = lode_now_ns();
-    if (lost != fabric->lost_seen || now - fabric->swept_ns > SWEEP_NS) {
-        bool news = lost != fabric->lost_seen;
-        fabric->lost_seen = lost;
+    if (changes != fabric->changes_seen || now - fabric->swept_ns > SWEEP_NS) {
+        bool news = changes != fabric->changes_seen;
         fabric->swept_ns = now;
-        for (uint32_t r = 0; news && r < fabric->ranks; r++) {
-            if (fabric->peers[r].asks.failed)
-                fabric_link_close(&fabric->peers[r].asks);
-        }
         fabric_fetches_sweep(fabric, now, news);
         fabric_calls_sweep(fabric, now, news);
+        if (news && fabric_slots_follow(fabric))
+            fabric->changes_seen = changes;
     }
     moved |= fabric_fetches_pump(fabric);
     moved |= fabric_calls_finish(fabric);

@@ -176,6 +176,7 @@ void request_send(fabric_request_t *request)
     message.id = request->id;
     message.epoch = lode_fabric_epoch(fabric);
     message.from = fabric->rank;
+    message.incarnation = fabric->incarnation;
     message.layer = fetch->layer;
     message.record_bytes = fetch->record_bytes;
     message.n_blocks = wire_items(request);

@@ -71,14 +71,33 @@ void service_send(lode_fabric_h fabric, uint32_t to, unsigned id, service_answer
 
 /* -------------------------------------------------------------------- calls */
 
+/** Whether this rank may answer a call now: one that is out of touch must not change what the others do not see. */
+static lode_status_t may_serve(lode_fabric_h fabric, const Lodemark__Call *call)
+{
+    if (call->body_case == LODEMARK__CALL__BODY_RANK_STATS)
+        return LODE_OK;
+    if (lode_fabric_expelled(fabric))
+        return lode_fail(LODE_ERR_PEER_LOST, "the others went on without rank %u; it is no member any more",
+                         fabric->rank);
+    if (lode_fabric_fenced(fabric))
+        return lode_fail(LODE_ERR_PEER_LOST, "rank %u is fenced: it has not heard from the deciding rank for a lease",
+                         fabric->rank);
+    return LODE_OK;
+}
+
 void fabric_serve(lode_fabric_h fabric, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
                   Lodemark__Reply *reply)
 {
     const lode_fabric_handlers_t *handlers = &fabric->params.handlers;
     lodemark__reply__init(reply);
-    pthread_mutex_lock(&fabric->serve_lock);
-    reply->status = handlers->serve(fabric->params.context, from, call, payload, bytes, reply);
-    pthread_mutex_unlock(&fabric->serve_lock);
+    reply->status = may_serve(fabric, call);
+    if (reply->status == LODE_OK && call->body_case == LODEMARK__CALL__BODY_JOIN) {
+        reply->status = fabric_membership_offer(fabric, payload, bytes, &reply->size);
+    } else if (reply->status == LODE_OK) {
+        pthread_mutex_lock(&fabric->serve_lock);
+        reply->status = handlers->serve(fabric->params.context, from, call, payload, bytes, reply);
+        pthread_mutex_unlock(&fabric->serve_lock);
+    }
     reply->id = call->id;
     if (reply->status != LODE_OK)
         reply->message = (char *)lode_error_message();
@@ -97,6 +116,8 @@ static void serve(lode_fabric_h fabric, const void *header, size_t header_bytes,
 {
     Lodemark__Reply reply;
     Lodemark__Call *call = message_call(&fabric->service->bump, header, header_bytes);
+    if (call && call->from < fabric->ranks && !fabric_is_current(fabric, call->from, call->incarnation))
+        return; /* of a process that had the slot before: its answer would go to another */
     if (!call || call->from >= fabric->ranks || call->from == fabric->rank) {
         atomic_fetch_add(&fabric->counters.malformed, 1);
         lode_warn("dropped a call of %zu bytes that is none, or from no rank of this job", header_bytes);
@@ -219,15 +240,15 @@ static ucs_status_t on_goodbye(void *argument, const void *header, size_t header
                                const ucp_am_recv_param_t *param)
 {
     lode_fabric_h fabric = argument;
-    uint32_t rank;
+    fabric_farewell_t goodbye;
     (void)data;
     (void)bytes;
     (void)param;
-    if (header_bytes != sizeof rank)
+    if (header_bytes != sizeof goodbye)
         return UCS_OK;
-    memcpy(&rank, header, sizeof rank);
-    if (rank < fabric->ranks)
-        atomic_store(&fabric->goodbye[rank], true);
+    memcpy(&goodbye, header, sizeof goodbye);
+    if (goodbye.rank < fabric->ranks)
+        atomic_store(&fabric->goodbye[goodbye.rank], goodbye.incarnation);
     return UCS_OK;
 }
 
@@ -241,7 +262,8 @@ static void on_said(void *request, ucs_status_t status, void *user)
 static bool all_have_said(lode_fabric_h fabric)
 {
     for (uint32_t r = 0; r < fabric->ranks; r++) {
-        if (r != fabric->rank && lode_fabric_alive(fabric, r) && !atomic_load(&fabric->goodbye[r]))
+        if (r != fabric->rank && lode_fabric_alive(fabric, r) &&
+            atomic_load(&fabric->goodbye[r]) != lode_fabric_incarnation(fabric, r))
             return false;
     }
     return true;
@@ -249,13 +271,14 @@ static bool all_have_said(lode_fabric_h fabric)
 
 void fabric_farewell(lode_fabric_h fabric)
 {
+    fabric->farewell = (fabric_farewell_t){fabric->rank, fabric->incarnation};
     for (uint32_t r = 0; r < fabric->ranks; r++) {
         ucp_ep_h ep = fabric->peers[r].asks.ep;
         if (!ep || !lode_fabric_alive(fabric, r))
             continue;
         ucp_request_param_t param = fabric_send_param(on_said, NULL, 0);
         ucs_status_ptr_t request =
-            ucp_am_send_nbx(ep, FABRIC_AM_GOODBYE, &fabric->rank, sizeof fabric->rank, NULL, 0, &param);
+            ucp_am_send_nbx(ep, FABRIC_AM_GOODBYE, &fabric->farewell, sizeof fabric->farewell, NULL, 0, &param);
         if (UCS_PTR_IS_ERR(request))
             lode_debug("goodbye to rank %u: %s", r, ucs_status_string(UCS_PTR_STATUS(request)));
     }
@@ -271,12 +294,14 @@ static bool service_round(lode_fabric_h fabric)
     bool moved = false;
     for (int i = 0; i < 16 && ucp_worker_progress(fabric->service_worker) > 0; i++)
         moved = true;
-    uint32_t lost = atomic_load(&fabric->lost);
-    if (lost != fabric->service->lost_seen) {
-        fabric->service->lost_seen = lost;
+    uint32_t changes = atomic_load(&fabric->changes);
+    if (changes != fabric->service->changes_seen) {
+        fabric->service->changes_seen = changes;
         for (uint32_t r = 0; r < fabric->ranks; r++) {
             if (fabric->peers[r].answers.failed)
                 fabric_link_close(&fabric->peers[r].answers);
+            if (fabric->peers[r].beats.failed)
+                fabric_link_close(&fabric->peers[r].beats);
         }
     }
     moved |= receives_pump(fabric);
@@ -288,15 +313,19 @@ static void *service_main(void *argument)
 {
     lode_fabric_h fabric = argument;
     uint64_t spin = (uint64_t)fabric->params.spin_us * 1000, moved_ns = lode_now_ns();
+    uint64_t beat = (uint64_t)fabric->params.beat_ms * 1000000u, sleep_ns = SERVICE_SLEEP_NS;
+    if (beat > 0 && beat < sleep_ns)
+        sleep_ns = beat;
     while (!atomic_load_explicit(&fabric->service->stop, memory_order_acquire)) {
         bool moved = service_round(fabric);
         uint64_t now = lode_now_ns(), idle = now - moved_ns;
+        fabric_membership_round(fabric, now);
         if (moved) {
             moved_ns = now;
         } else if (idle < spin) {
             fabric_pause(idle);
         } else {
-            fabric_sleep(fabric->service_worker, SERVICE_SLEEP_NS, &fabric->counters.sleeps);
+            fabric_sleep(fabric->service_worker, sleep_ns, &fabric->counters.sleeps);
             moved_ns = lode_now_ns(); /* after a sleep it is worth looking for a while */
         }
     }
@@ -310,6 +339,7 @@ lode_status_t fabric_service_create(lode_fabric_h fabric)
         return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for the service thread", sizeof *fabric->service);
     message_bump_init(&fabric->service->bump, fabric->service->bump_memory, FABRIC_BUMP_BYTES);
     LODE_TRY(owner_create(fabric));
+    LODE_TRY(fabric_membership_create(fabric));
     LODE_TRY(fabric_listen(fabric, fabric->service_worker, FABRIC_AM_CALL, on_call));
     LODE_TRY(fabric_listen(fabric, fabric->service_worker, FABRIC_AM_GOODBYE, on_goodbye));
     return fabric_listen(fabric, fabric->service_worker, FABRIC_AM_FETCH, owner_on_fetch);
@@ -319,6 +349,7 @@ lode_status_t fabric_service_create(lode_fabric_h fabric)
 lode_status_t fabric_service_start(lode_fabric_h fabric)
 {
     sigset_t all, old;
+    fabric_membership_begin(fabric);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int error = pthread_create(&fabric->service->thread, NULL, service_main, fabric);
@@ -370,6 +401,7 @@ void fabric_service_destroy(lode_fabric_h fabric)
     if (!service)
         return;
     owner_destroy(fabric);
+    fabric_membership_destroy(fabric);
     answers_free(service->call_answers);
     answers_free(service->fetch_answers);
     receives_free(service->receives_free);

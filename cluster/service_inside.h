@@ -46,7 +46,7 @@ struct fabric_service {
     pthread_t thread;
     bool running;
     _Atomic bool stop;
-    uint32_t lost_seen;
+    uint32_t changes_seen;
     service_answer_t *call_answers, *fetch_answers; /**< free ones */
     uint32_t shared_taken;                          /**< of the reply buffers that are nobody's own */
     service_receive_t *receives_free, *receives_first, *receives_last;

@@ -54,6 +54,8 @@ static lode_status_t open_file(lode_fabric_h fabric, size_t bytes, int *fd)
     lode_status_t status = LODE_OK;
     if (fabric->local_rank == 0)
         status = fabric_memfile_create(bytes, 0, fd);
+    if (fabric->born == 0)
+        return status;
     if (status == LODE_OK && fabric->local_rank == 0)
         status = fabric_memfile_describe(*fd, &file);
     LODE_TRY(FABRIC_MPI(MPI_Bcast(&file, sizeof file, MPI_BYTE, 0, fabric->node_comm)));
@@ -66,7 +68,7 @@ static lode_status_t open_file(lode_fabric_h fabric, size_t bytes, int *fd)
 
 lode_status_t lode_fabric_shared(lode_fabric_h fabric, size_t bytes, void **base, int *fd)
 {
-    int file = -1, all;
+    int file = -1, all = LODE_OK;
     void *memory = MAP_FAILED;
     lode_status_t status = LODE_OK;
     if (bytes == 0 || fabric->shared_count == FABRIC_SHARED_MAX)
@@ -80,7 +82,9 @@ lode_status_t lode_fabric_shared(lode_fabric_h fabric, size_t bytes, void **base
             status = lode_fail(LODE_ERR_NO_MEMORY, "mapping %zu bytes of shared memory: %m", bytes);
     }
     int mine = status;
-    lode_status_t reduced = FABRIC_MPI(MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, fabric->node_comm));
+    lode_status_t reduced = LODE_OK;
+    if (fabric->born > 0)
+        reduced = FABRIC_MPI(MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, fabric->node_comm));
     if (status == LODE_OK)
         status = reduced;
     if (status == LODE_OK && all != LODE_OK)
