@@ -9,6 +9,7 @@ void lode_avx2_fill(lode_ops_t *ops)
     ops->first_nonfinite = lode_avx2_first_nonfinite;
     ops->rotate = lode_avx2_rotate;
     ops->hadamard = lode_avx2_hadamard;
+    ops->project = lode_avx2_project;
     ops->dot_rows = lode_avx2_dot_rows;
     ops->crc32c = lode_sse42_crc32c;
     ops->record_encode = lode_avx2_record_encode;

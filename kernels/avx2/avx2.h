@@ -20,6 +20,7 @@ void lode_avx2_narrow(lode_dtype_t dtype, const float *src, void *dst, size_t n)
 size_t lode_avx2_first_nonfinite(const float *x, size_t n);
 void lode_avx2_rotate(float *x, uint32_t rows, uint32_t dim, const float *cosine, const float *sine);
 void lode_avx2_hadamard(float *x, uint32_t rows, uint32_t dim);
+void lode_avx2_project(const float *matrix, uint32_t dim, float *x, uint32_t rows);
 void lode_avx2_dot_rows(const float *a, const float *x, uint32_t rows, uint32_t dim, float *y);
 void lode_avx2_gather(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes);
 void lode_avx2_merge(float *out, float *lse, const float *part, const float *part_lse, uint32_t rows, uint32_t dim);

@@ -8,6 +8,7 @@ void lode_avx512_fill(lode_ops_t *ops)
     ops->first_nonfinite = lode_avx512_first_nonfinite;
     ops->rotate = lode_avx512_rotate;
     ops->hadamard = lode_avx512_hadamard;
+    ops->project = lode_avx512_project;
     ops->dot_rows = lode_avx512_dot_rows;
     ops->record_encode = lode_avx512_record_encode;
     ops->record_decode = lode_avx512_record_decode;

@@ -17,6 +17,7 @@ void lode_avx512_narrow(lode_dtype_t dtype, const float *src, void *dst, size_t 
 size_t lode_avx512_first_nonfinite(const float *x, size_t n);
 void lode_avx512_rotate(float *x, uint32_t rows, uint32_t dim, const float *cosine, const float *sine);
 void lode_avx512_hadamard(float *x, uint32_t rows, uint32_t dim);
+void lode_avx512_project(const float *matrix, uint32_t dim, float *x, uint32_t rows);
 void lode_avx512_dot_rows(const float *a, const float *x, uint32_t rows, uint32_t dim, float *y);
 void lode_avx512_merge(float *out, float *lse, const float *part, const float *part_lse, uint32_t rows, uint32_t dim);
 

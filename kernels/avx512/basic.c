@@ -113,6 +113,39 @@ void lode_avx512_hadamard(float *x, uint32_t rows, uint32_t dim)
     }
 }
 
+/* 64 columns of `rows` rows: a load of the matrix serves all rows. */
+LODE_INLINE void project_part(const float *matrix, uint32_t dim, uint32_t rows, const float *in, float *out)
+{
+    __m512 sum[4][4];
+    for (uint32_t row = 0; row < rows; row++)
+        for (uint32_t v = 0; v < 4; v++)
+            sum[row][v] = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < dim; i++, matrix += dim)
+        for (uint32_t v = 0; v < 4; v++) {
+            __m512 m = _mm512_loadu_ps(matrix + 16 * v);
+            for (uint32_t row = 0; row < rows; row++)
+                sum[row][v] = _mm512_add_ps(sum[row][v], _mm512_mul_ps(_mm512_set1_ps(in[row * dim + i]), m));
+        }
+    for (uint32_t row = 0; row < rows; row++)
+        for (uint32_t v = 0; v < 4; v++)
+            _mm512_storeu_ps(out + row * dim + 16 * v, sum[row][v]);
+}
+
+void lode_avx512_project(const float *matrix, uint32_t dim, float *x, uint32_t rows)
+{
+    float in[4 * LODE_MAX_DIM];
+    for (uint32_t part; rows > 0; rows -= part, x += part * dim) {
+        part = rows < 4 ? 1 : 4;
+        memcpy(in, x, part * dim * sizeof *in);
+        for (uint32_t at = 0; at < dim; at += 64) {
+            if (part == 4)
+                project_part(matrix + at, dim, 4, in, x + at);
+            else
+                project_part(matrix + at, dim, 1, in, x + at);
+        }
+    }
+}
+
 void lode_avx512_dot_rows(const float *a, const float *x, uint32_t rows, uint32_t dim, float *y)
 {
     for (uint32_t row = 0; row < rows; row++, x += dim) {

@@ -62,6 +62,18 @@ void lode_scalar_hadamard(float *x, uint32_t rows, uint32_t dim)
     }
 }
 
+void lode_scalar_project(const float *matrix, uint32_t dim, float *x, uint32_t rows)
+{
+    float in[LODE_MAX_DIM];
+    for (uint32_t row = 0; row < rows; row++, x += dim) {
+        memcpy(in, x, dim * sizeof *in);
+        memset(x, 0, dim * sizeof *x);
+        for (uint32_t i = 0; i < dim; i++)
+            for (uint32_t j = 0; j < dim; j++)
+                x[j] += in[i] * matrix[(size_t)i * dim + j];
+    }
+}
+
 void lode_scalar_dot_rows(const float *a, const float *x, uint32_t rows, uint32_t dim, float *y)
 {
     for (uint32_t row = 0; row < rows; row++, x += dim) {

@@ -11,6 +11,7 @@ void lode_scalar_fill(lode_ops_t *ops)
         .first_nonfinite = lode_scalar_first_nonfinite,
         .rotate = lode_scalar_rotate,
         .hadamard = lode_scalar_hadamard,
+        .project = lode_scalar_project,
         .dot_rows = lode_scalar_dot_rows,
         .crc32c = lode_scalar_crc32c,
         .record_encode = lode_scalar_record_encode,

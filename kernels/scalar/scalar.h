@@ -13,6 +13,7 @@ void lode_scalar_narrow(lode_dtype_t dtype, const float *src, void *dst, size_t 
 size_t lode_scalar_first_nonfinite(const float *x, size_t n);
 void lode_scalar_rotate(float *x, uint32_t rows, uint32_t dim, const float *cosine, const float *sine);
 void lode_scalar_hadamard(float *x, uint32_t rows, uint32_t dim);
+void lode_scalar_project(const float *matrix, uint32_t dim, float *x, uint32_t rows);
 void lode_scalar_dot_rows(const float *a, const float *x, uint32_t rows, uint32_t dim, float *y);
 void lode_scalar_gather(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes);
 

@@ -312,6 +312,39 @@ static void hadamard(const lode_ops_t *ops)
 }
 TEST_LEVELS(kernels, hadamard)
 
+/* The same to the bit as scalar, which is near to double; rows that are not whole parts. */
+static void project(const lode_ops_t *ops)
+{
+    for (int d = 0; d < 3; d++)
+        for (uint32_t rows = 0; rows < 10; rows++) {
+            uint32_t dim = check_dims[d];
+            guarded_t matrix = guarded_make(4 * dim * dim, 4), x = guarded_make(4 * dim * rows, 4),
+                      plain = guarded_make(4 * dim * rows, 4);
+            check_fill(RANDOM, (float *)matrix.at, dim * dim);
+            check_fill(RANDOM, (float *)x.at, dim * rows);
+            memcpy(plain.at, x.at, 4 * dim * rows);
+            float first[LODE_MAX_DIM];
+            memcpy(first, x.at, rows ? 4 * dim : 0);
+            ops->project((float *)matrix.at, dim, (float *)x.at, rows);
+            check_scalar()->project((float *)matrix.at, dim, (float *)plain.at, rows);
+            expect(memcmp(x.at, plain.at, 4 * dim * rows) == 0, "dim %u, %u rows: not as scalar", dim, rows);
+            for (uint32_t j = 0; rows && j < dim; j++) {
+                double right = 0, size = 0;
+                for (uint32_t i = 0; i < dim; i++) {
+                    double term = (double)first[i] * ((float *)matrix.at)[i * dim + j];
+                    right += term;
+                    size += fabs(term);
+                }
+                expect(fabs(((float *)x.at)[j] - right) <= 1e-5 * size, "dim %u column %u: %g, not %g", dim, j,
+                       ((float *)x.at)[j], right);
+            }
+            guarded_free(&matrix);
+            guarded_free(&x);
+            guarded_free(&plain);
+        }
+}
+TEST_LEVELS(kernels, project)
+
 static void dot_rows(const lode_ops_t *ops)
 {
     static const uint32_t dims[] = {1, 5, 16, 33, 64, 100, 128, 256};
