@@ -101,6 +101,7 @@ lode_status_t lode_local_block_create(lode_cluster_h cluster, const lode_block_p
         .kv_head_begin = cluster->geometry.kv_head_begin,
         .kv_head_end = cluster->geometry.kv_head_end,
         .landmark = params->landmark,
+        .transform = cluster->transform && params->landmark.codec == LODE_LANDMARK_UNIFORM ? cluster->transform->id : 0,
         .expected_tokens = params->expected_tokens,
         .writer = rank,
     };

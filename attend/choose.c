@@ -150,9 +150,12 @@ static void score_head(lode_step_state_t *step, const span_t *span, uint32_t hea
         uint64_t begin = lode_now_ns();
         queries_of(step, span, seen, head, q);
         uint64_t rotated = lode_now_ns();
-        lode_store_score(step->cluster->store, lode_step_block_at(step, seen->index)->block->slot, step->layer, head,
-                         pieces[i].tokens, q, span->count * span->group, scores, span->stride,
-                         step->score_scratch.data);
+        const struct lode_block *block = lode_step_block_at(step, seen->index)->block;
+        const float *transform = block->info.transform ? lode_transform_queries(step->cluster->transform, step->layer,
+                                                                                block->info.kv_head_begin + head)
+                                                       : NULL;
+        lode_store_score(step->cluster->store, block->slot, step->layer, head, pieces[i].tokens, q,
+                         span->count * span->group, transform, scores, span->stride, step->score_scratch.data);
         step->stats.stage_ns[LODE_STAGE_ROTATE] += rotated - begin;
         step->stats.stage_ns[LODE_STAGE_SCORE] += lode_now_ns() - rotated;
     }

@@ -120,6 +120,9 @@ static lode_status_t prepare_locally(lode_cluster_h cluster, const lode_options_
                          level);
     cluster->replicas = (uint32_t)lode_options_count(options, "replicas");
     cluster->hot_bytes = lode_options_count(options, "hot-cache");
+    cluster->transform_path = strdup(lode_options_get(options, "transform"));
+    if (!cluster->transform_path)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a path");
     return LODE_OK;
 }
 
@@ -153,6 +156,8 @@ static void free_parts(lode_cluster_h cluster)
     for (size_t i = 0; i < sizeof cluster->hot / sizeof *cluster->hot; i++)
         lode_hot_destroy(&cluster->hot[i]);
     free(cluster->places);
+    lode_transform_destroy(&cluster->transform);
+    free(cluster->transform_path);
     free(cluster->freq);
     free(cluster);
 }

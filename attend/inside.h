@@ -19,6 +19,7 @@
 #include "cluster/cluster.h"
 #include "kernels/kernels.h"
 #include "landmarks/landmarks.h"
+#include "landmarks/transform.h"
 #include "shard/shard.h"
 
 /** A growing buffer: keeps what it allocated, so that steps of one size allocate once. 64-byte aligned. */
@@ -69,6 +70,8 @@ struct lode_cluster {
     int store_fd;
     uint64_t store_bytes;
     uint32_t store_blocks;
+    char *transform_path;        /**< "": none */
+    lode_transform_t *transform; /**< NULL: none */
     uint64_t started_ns;
     lode_meter_t meter;
     Lodemark__RankStats rank_stats;          /**< of the reply that is being made */

@@ -22,6 +22,7 @@ static lode_status_t block_info_of(lode_cluster_h cluster, const Lodemark__Block
         .kv_head_end = in->kv_head_end,
         .landmark = {(lode_landmark_codec_t)in->codec, in->bits, in->chunk, in->centre},
         .expected_tokens = in->expected_tokens,
+        .transform = in->transform,
         .writer = in->writer,
     };
     strcpy(info->name, in->name);

@@ -59,6 +59,25 @@ static lode_status_t set_numbers(lode_cluster_h cluster, const lode_geometry_t *
     return LODE_OK;
 }
 
+static lode_status_t set_transform(lode_cluster_h cluster)
+{
+    const lode_geometry_t *g = &cluster->geometry;
+    if (!*cluster->transform_path)
+        return LODE_OK;
+    lode_transform_t *transform;
+    LODE_TRY(lode_transform_read(cluster->transform_path, cluster->ops, &transform));
+    if (transform->layers == g->layers && transform->heads == g->kv_heads && transform->dim == g->head_dim) {
+        cluster->transform = transform;
+        return LODE_OK;
+    }
+    lode_status_t status =
+        lode_fail(LODE_ERR_GEOMETRY, "transform %s is of %u layers and %u KV heads of %u; the model has %u, %u and %u",
+                  cluster->transform_path, transform->layers, transform->heads, transform->dim, g->layers, g->kv_heads,
+                  g->head_dim);
+    lode_transform_destroy(&transform);
+    return status;
+}
+
 static lode_status_t set_store(lode_cluster_h cluster, bool first)
 {
     lode_store_params_t params = {.base = cluster->store_base,
@@ -103,12 +122,15 @@ lode_status_t lode_shape_here(lode_cluster_h cluster, const lode_geometry_t *geo
     if (status == LODE_OK)
         status = lode_step_state_create(cluster, &cluster->step);
     if (status == LODE_OK)
+        status = set_transform(cluster);
+    if (status == LODE_OK)
         status = set_store(cluster, first);
     if (status == LODE_OK) {
         atomic_store_explicit(&cluster->shaped, true, memory_order_release);
         return LODE_OK;
     }
     lode_step_state_destroy(&cluster->step);
+    lode_transform_destroy(&cluster->transform);
     free(cluster->freq);
     cluster->freq = NULL;
     return status;

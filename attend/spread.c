@@ -93,6 +93,7 @@ lode_status_t lode_spread_block(lode_cluster_h cluster, const lode_block_info_t 
     out.centre = info->landmark.centre;
     out.expected_tokens = info->expected_tokens;
     out.writer = info->writer;
+    out.transform = info->transform;
     add.info = &out;
     telling.call.body_case = LODEMARK__CALL__BODY_BLOCK_ADD;
     telling.call.block_add = &add;
@@ -281,7 +282,9 @@ static lode_status_t prepare_page(batch_t *batch, outgoing_t *out, uint64_t firs
         memcpy(out->payload, tail->mean, mean_bytes);
         tail->mean_sent = true;
     }
-    lode_landmark_build(cluster->ops, &block->info.landmark, block->heads, dim, k, tokens, tail->mean,
+    const float *transform =
+        block->info.transform ? lode_transform_keys(cluster->transform, batch->layer, block->info.kv_head_begin) : NULL;
+    lode_landmark_build(cluster->ops, &block->info.landmark, block->heads, dim, k, tokens, tail->mean, transform,
                         out->payload + mean_bytes);
     out->payload_bytes = mean_bytes + block->heads * lode_landmarks_of(&block->info.landmark, tokens) *
                                           lode_landmark_row_bytes(&block->info.landmark, dim);

@@ -32,6 +32,11 @@ static lode_status_t check_blocks(lode_cluster_h cluster, const lode_view_params
                              "block \"%s\" has landmarks of %u tokens, block \"%s\" of %u: a view needs one size",
                              block->info.name, block->info.landmark.chunk, params->blocks[0]->info.name,
                              params->blocks[0]->info.landmark.chunk);
+        if (block->info.transform && (!cluster->transform || cluster->transform->id != block->info.transform))
+            return lode_fail(LODE_ERR_INVALID,
+                             "block \"%s\" was written with a transform that this rank does not have: start all ranks "
+                             "with the same --transform",
+                             block->info.name);
         for (uint32_t j = 0; j < i; j++)
             if (params->blocks[j]->info.id == block->info.id)
                 return lode_fail(LODE_ERR_INVALID, "block \"%s\" stands twice in a view", block->info.name);

@@ -21,6 +21,9 @@ const lode_option_t lode_library_options[] = {
     {"landmarks", "64GiB", LODE_OPTION_BYTES, NULL, MIB, 0,
      "most memory for landmarks on a node, taken only as blocks grow"},
     {"blocks", "4096", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "most blocks alive at once"},
+    {"transform", "", LODE_OPTION_TEXT, NULL, 0, 0,
+     "file of lodemark calibrate, the same for all ranks: what keys and queries go through before landmarks; empty: "
+     "Hadamard"},
     {"path", "auto", LODE_OPTION_CHOICE, "auto|one-sided|batched", 0, 0,
      "how records are fetched; auto: one-sided where the lane reads memory remotely"},
     {"node", "", LODE_OPTION_TEXT, NULL, 0, 0, "name of this rank's failure domain; empty: the host's name"},

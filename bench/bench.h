@@ -14,5 +14,7 @@ int lode_bench_fetch(int argc, char **argv);
 int lode_bench_kernels(int argc, char **argv);
 /** Generated keys, values and queries to a capture file. */
 int lode_generate(int argc, char **argv);
+/** The transform in front of the quantiser, from captures. */
+int lode_calibrate(int argc, char **argv);
 
 #endif

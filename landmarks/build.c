@@ -31,7 +31,7 @@ static void chunk_mean(uint32_t dim, const float *keys, size_t stride, uint32_t 
 }
 
 void lode_landmark_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec, uint32_t heads, uint32_t dim,
-                         const float *keys, uint32_t tokens, const float *mean, uint8_t *rows)
+                         const float *keys, uint32_t tokens, const float *mean, const float *transform, uint8_t *rows)
 {
     _Alignas(64) float chunks[LODE_PAGE_TOKENS * LODE_MAX_DIM];
     assert(tokens <= LODE_PAGE_TOKENS && dim <= LODE_MAX_DIM);
@@ -44,7 +44,9 @@ void lode_landmark_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec
             chunk_mean(dim, head_keys + first * stride, stride, left < spec->chunk ? left : spec->chunk, head_mean,
                        chunks + (size_t)i * dim);
         }
-        if (spec->codec != LODE_LANDMARK_MEAN)
+        if (transform)
+            ops->project(transform + (size_t)head * 2 * dim * dim, dim, chunks, landmarks);
+        else if (spec->codec != LODE_LANDMARK_MEAN)
             ops->hadamard(chunks, landmarks, dim);
         ops->landmark_quantise(spec, dim, chunks, landmarks, rows + head * landmarks * row_bytes);
     }

@@ -33,15 +33,16 @@ static inline uint64_t lode_landmarks_of(const lode_landmark_spec_t *spec, uint6
 void lode_landmark_mean(uint32_t heads, uint32_t dim, const float *keys, uint64_t tokens, float *mean);
 
 /**
- * Rows of the landmarks of one page: per chunk the mean of its keys, minus the block's mean, Hadamard
+ * Rows of the landmarks of one page: per chunk the mean of its keys, minus the block's mean, transformed
  * (not for the MEAN codec), quantised.
  *
  * @param keys  (tokens, heads, dim), tokens ≤ 64, at block-relative positions
  * @param mean  (heads, dim), or NULL: not centred
+ * @param transform  lode_transform_keys() of the first head, the others' following; NULL: Hadamard
  * @param[out] rows  [head][landmark] rows; lode_landmarks_of(tokens) a head
  */
 void lode_landmark_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec, uint32_t heads, uint32_t dim,
-                         const float *keys, uint32_t tokens, const float *mean, uint8_t *rows);
+                         const float *keys, uint32_t tokens, const float *mean, const float *transform, uint8_t *rows);
 
 /* -------------------------------------------------------------------- store */
 
@@ -56,7 +57,8 @@ typedef struct lode_block_info {
     uint32_t kv_head_begin, kv_head_end;
     lode_landmark_spec_t landmark;
     uint64_t expected_tokens;
-    uint32_t writer; /**< rank */
+    uint64_t transform; /**< id of what its keys went through (transform.h); 0: Hadamard, or nothing for means */
+    uint32_t writer;    /**< rank */
 } lode_block_info_t;
 
 typedef enum lode_block_state {
@@ -161,10 +163,11 @@ uint64_t lode_store_used(lode_store_h store);
  * Logits of one head of one block: queries q (group, dim) in the block's frame, scaled by 1/sqrt(D),
  * not yet transformed, to out[g·stride + i] for the landmarks i of the first `tokens` tokens.
  * A transform in front of the quantiser is applied to the queries here; the block mean's score is added.
+ * @param transform  lode_transform_queries() of the head if the block has a transform, else NULL
  * @param scratch  lode_score_scratch_floats() of the block's spec, 64-byte aligned, or NULL
  */
 void lode_store_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t tokens, const float *q,
-                      uint32_t group, float *out, size_t stride, float *scratch);
+                      uint32_t group, const float *transform, float *out, size_t stride, float *scratch);
 
 /* ----------------------------------------------------------------- choosing */
 

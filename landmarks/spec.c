@@ -4,8 +4,9 @@
 
 #include "landmarks/landmarks.h"
 
-#define KNOWN                                                                                                          \
-    "known are landmark16, landmark8, landmark4, landmark2, landmark1, then any of :c1 :c2 :c4 :c8 :c16, :higgs (4 and 2 bits), " \
+#define KNOWN                                                                                                        \
+    "known are landmark16, landmark8, landmark4, landmark2, landmark1, then any of :c1 :c2 :c4 :c8 :c16, :higgs (4 " \
+    "and 2 bits), "                                                                                                  \
     ":centre or :nocentre, each once"
 
 /* What an option decides, so that none is decided twice. */

@@ -32,6 +32,7 @@ static const command_t commands[] = {
     {"health", NULL, NULL, "one line and an exit code", &lode_command_health},
     {"info", lode_command_info, NULL, "what this build and this machine can do"},
     {"bench", NULL, bench_commands, "measure, as a job of its own"},
+    {"calibrate", lode_calibrate, NULL, "the transform in front of landmarks, from captures of a model"},
     {"generate", lode_generate, NULL, "write a capture of generated keys, values and queries, to try things with"},
     {NULL},
 };

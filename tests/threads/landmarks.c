@@ -34,7 +34,7 @@ static void *keep(void *argument)
         CHECK(lode_store_add(store, &info, &slot) == LODE_OK, "%s", lode_error_message());
         for (size_t j = 0; j < sizeof keys / sizeof *keys; j++)
             keys[j] = 1; /* every landmark scores alike, so that a reader knows what to expect */
-        lode_landmark_build(ops, &spec, HEADS, DIM, keys, LODE_PAGE_TOKENS, NULL, rows);
+        lode_landmark_build(ops, &spec, HEADS, DIM, keys, LODE_PAGE_TOKENS, NULL, NULL, rows);
         for (uint32_t page = 0; page < PAGES; page++) {
             lode_page_hint_t hint = {.rank = 1, .size = 4096, .offset = 4096 * (page + 1)};
             lode_status_t status = lode_store_put(store, info.id, 0, page, LODE_PAGE_TOKENS, rows, NULL, &hint, 1);
@@ -60,7 +60,7 @@ static void *keep(void *argument)
 static void use(uint32_t slot, uint64_t tokens, float *logits, float *q)
 {
     float *scratch = NULL;
-    lode_store_score(store, slot, 0, HEADS - 1, tokens, q, 1, logits, PAGES * LODE_PAGE_TOKENS, scratch);
+    lode_store_score(store, slot, 0, HEADS - 1, tokens, q, 1, NULL, logits, PAGES * LODE_PAGE_TOKENS, scratch);
     for (uint64_t t = 0; t < tokens; t++)
         CHECK(logits[t] == logits[0] && logits[t] > 0, "token %lu of %lu: %g, first %g", (unsigned long)t,
               (unsigned long)tokens, logits[t], logits[0]);

@@ -157,7 +157,7 @@ static void check_build(const char *text, uint32_t dim, uint32_t tokens, double 
     uint32_t landmarks = (uint32_t)lode_landmarks_of(&spec, tokens);
     size_t row_bytes = lode_landmark_row_bytes(&spec, dim);
     uint8_t *rows = malloc(HEADS * landmarks * row_bytes);
-    lode_landmark_build(ops, &spec, HEADS, dim, keys, tokens, spec.centre ? mean : NULL, rows);
+    lode_landmark_build(ops, &spec, HEADS, dim, keys, tokens, spec.centre ? mean : NULL, NULL, rows);
     for (uint32_t head = 0; head < HEADS; head++) {
         for (uint32_t i = 0; i < landmarks; i++) {
             float wanted[LODE_MAX_DIM], found[LODE_MAX_DIM];
@@ -905,12 +905,12 @@ static void keys_score(const keys_t *keys, const char *text, float *scores)
     cr_assert(lode_store_add(w.store, &info, &slot) == LODE_OK);
     for (uint32_t page = 0; page < KEY_TOKENS / LODE_PAGE_TOKENS; page++) {
         lode_landmark_build(ops, &info.landmark, 1, KEY_DIM, keys->key[page * LODE_PAGE_TOKENS], LODE_PAGE_TOKENS,
-                            info.landmark.centre ? mean : NULL, rows);
+                            info.landmark.centre ? mean : NULL, NULL, rows);
         cr_assert(lode_store_put(w.store, 1, 0, page, LODE_PAGE_TOKENS, rows,
                                  info.landmark.centre && page == 0 ? mean : NULL, NULL, 0) == LODE_OK);
     }
     cr_assert(lode_store_publish(w.store, 1, 0, KEY_TOKENS) == LODE_OK);
-    lode_store_score(w.store, slot, 0, 0, KEY_TOKENS, keys->q, 1, scores, KEY_TOKENS, scratch);
+    lode_store_score(w.store, slot, 0, 0, KEY_TOKENS, keys->q, 1, NULL, scores, KEY_TOKENS, scratch);
     world_destroy(&w);
 }
 
@@ -1009,16 +1009,16 @@ Test(score, group_over_extents)
         cr_assert(lode_store_add(w.store, &info, &slot) == LODE_OK);
         for (uint32_t page = 0; page <= TOKENS / LODE_PAGE_TOKENS; page++) {
             uint32_t left = TOKENS + 20 - page * LODE_PAGE_TOKENS, tokens = left < 64 ? left : 64;
-            lode_landmark_build(ops, &info.landmark, HEADS, DIM, keys[page * 64][0], tokens, mean, rows);
+            lode_landmark_build(ops, &info.landmark, HEADS, DIM, keys[page * 64][0], tokens, mean, NULL, rows);
             cr_assert(lode_store_put(w.store, 1, 0, page, tokens, rows, mean, NULL, 0) == LODE_OK);
         }
         cr_assert(lode_store_publish(w.store, 1, 0, TOKENS + 20) == LODE_OK);
         uint64_t landmarks = lode_landmarks_of(&info.landmark, TOKENS);
         for (size_t i = 0; i < GROUP * STRIDE; i++)
             out[i] = -777;
-        lode_store_score(w.store, slot, 0, 1, TOKENS, q[0], GROUP, out, STRIDE, scratch);
+        lode_store_score(w.store, slot, 0, 1, TOKENS, q[0], GROUP, NULL, out, STRIDE, scratch);
         for (uint32_t g = 0; g < GROUP; g++) {
-            lode_store_score(w.store, slot, 0, 1, TOKENS, q[g], 1, one, STRIDE, scratch);
+            lode_store_score(w.store, slot, 0, 1, TOKENS, q[g], 1, NULL, one, STRIDE, scratch);
             double error = 0, whole = 0;
             for (uint64_t i = 0; i < landmarks; i++) {
                 cr_assert(epsilon_eq(flt, out[g * STRIDE + i], one[i], 1e-4f), "%s", texts[s]);
@@ -1035,7 +1035,7 @@ Test(score, group_over_extents)
             for (uint64_t i = landmarks; i < STRIDE; i++)
                 cr_assert(eq(flt, out[g * STRIDE + i], -777), "%s: a score beyond the end", texts[s]);
         }
-        lode_store_score(w.store, slot, 0, 1, 0, q[0], GROUP, out, STRIDE, scratch);
+        lode_store_score(w.store, slot, 0, 1, 0, q[0], GROUP, NULL, out, STRIDE, scratch);
         world_destroy(&w);
     }
 }
