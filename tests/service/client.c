@@ -4,8 +4,9 @@
  *
  *   same              every kind of call gives the same bits as a rank that runs alone, in this process
  *   latency N         N steps; what a client pays above the rank's own step
- *   steps N PAUSE_MS  a step again and again: all alike, none failed; says the longest stall
+ *   steps N PAUSE_MS  a step again and again: all alike, none failed; says its rank first, at the end the longest stall
  *   many K N          K processes at once, N steps each: all alike
+ *   writer            says its rank, waits for a line of input; its rank is dead then, and what it had not sealed lost
  *   dies WHEN         leaves without a word: "put" amid an append, "step" amid a step, "open" with an unsealed block
  */
 #include <pthread.h>
@@ -87,6 +88,14 @@ static lode_view_h view_of(lode_cluster_h cluster, lode_block_h *blocks, uint32_
     lode_view_h view;
     TRY(lode_view_create(cluster, &params, &view));
     return view;
+}
+
+static void say_rank(lode_cluster_h cluster)
+{
+    lode_cluster_info_t info;
+    TRY(lode_cluster_query(cluster, &info));
+    printf("rank %u\n", info.rank);
+    fflush(stdout);
 }
 
 /* The document that several clients use: whoever comes first puts it. */
@@ -289,8 +298,7 @@ static int steps(int count, int pause_ms)
     uint64_t longest = 0;
     uint64_t wrong = 0, failed = 0;
     loop_begin(&loop);
-    printf("ready\n");
-    fflush(stdout);
+    say_rank(loop.cluster);
     for (int i = 0; i < count; i++) {
         uint64_t begin = lode_now_ns();
         memset(loop.out, 0xff, sizeof loop.out);
@@ -341,6 +349,60 @@ static int many(int clients, int count)
     return bad != 0;
 }
 
+/* -------------------------------------------------------------------- writer */
+
+static bool is_listed(lode_cluster_h cluster, const char *name)
+{
+    lode_block_entry_t entries[16];
+    uint32_t count;
+    TRY(lode_cluster_blocks(cluster, entries, 16, &count));
+    CHECK(count <= 16);
+    for (uint32_t i = 0; i < count; i++)
+        if (strcmp(entries[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static int writer(void)
+{
+    lode_cluster_h cluster = connect_client();
+    float *x = noise(KV_HEADS * DIM, 1), *q = noise(HEADS * DIM, 2), out[HEADS * DIM];
+    TRY(lode_cluster_shape(cluster, &geometry));
+    lode_block_h sealed = create_block(cluster, "sealed", LODE_FORMAT_FP8);
+    fill(sealed, 1);
+    TRY(lode_block_seal(sealed));
+    lode_block_h block = create_block(cluster, "unsealed", LODE_FORMAT_FP8);
+    fill(block, 2);
+    lode_view_h both = view_of(cluster, (lode_block_h[]){sealed, block}, 2, 1), one = view_of(cluster, &sealed, 1, -1);
+    say_rank(cluster);
+    getchar();
+    lode_stream_t stream = {.view = both, .tokens = 1, .position = LODE_POSITION_END, .dtype = LODE_FP32};
+    stream.q = q;
+    stream.k = stream.v = x;
+    stream.out = out;
+    CHECK(lode_step(cluster, 0, &stream, 1, NULL) == LODE_ERR_PEER_LOST);
+    CHECK(lode_block_append(block, 0, 1, LODE_FP32, x, x) == LODE_ERR_PEER_LOST);
+    stream = (lode_stream_t){.view = one, .tokens = 1, .position = LODE_POSITION_END, .dtype = LODE_FP32, .q = q};
+    stream.out = out;
+    TRY(lode_step(cluster, 0, &stream, 1, NULL));
+    uint64_t end = lode_now_ns() + UINT64_C(20000000000);
+    while (is_listed(cluster, "unsealed")) /* nobody can finish it: it is dropped, and its name free again */
+        CHECK(lode_now_ns() < end && usleep(20000) == 0);
+    CHECK(is_listed(cluster, "sealed"));
+    TRY(lode_view_destroy(&both));
+    TRY(lode_view_destroy(&one));
+    TRY(lode_block_close(&block));
+    block = create_block(cluster, "unsealed", LODE_FORMAT_FP8);
+    fill(block, 2);
+    TRY(lode_block_seal(block));
+    TRY(lode_block_drop(&block));
+    TRY(lode_block_drop(&sealed));
+    TRY(lode_cluster_leave(&cluster));
+    free(x);
+    free(q);
+    return 0;
+}
+
 /* ---------------------------------------------------------------------- dies */
 
 static void *kill_soon(void *unused)
@@ -385,8 +447,10 @@ int main(int argc, char **argv)
         return steps(atoi(argv[2]), atoi(argv[3]));
     if (strcmp(mode, "many") == 0 && argc == 4)
         return many(atoi(argv[2]), atoi(argv[3]));
+    if (strcmp(mode, "writer") == 0)
+        return writer();
     if (strcmp(mode, "dies") == 0 && argc == 3)
         return dies(argv[2]);
-    fprintf(stderr, "client same | latency N | steps N PAUSE_MS | many K N | dies put|step|open\n");
+    fprintf(stderr, "client same | latency N | steps N PAUSE_MS | many K N | writer | dies put|step|open\n");
     return 2;
 }
