@@ -118,7 +118,8 @@ lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *cal
     }
     uint32_t rank = lode_fabric_rank(cluster->fabric);
     if (call->body_case == LODEMARK__CALL__BODY_BLOCK_DROP) {
-        lode_shard_drop_block(cluster->shard, call->block_drop->block);
+        if (call->block_drop->pages)
+            lode_shard_drop_block(cluster->shard, call->block_drop->block);
         if (lode_fabric_keeper(cluster->fabric, rank) != rank)
             return LODE_OK;
     }

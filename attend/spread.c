@@ -104,15 +104,17 @@ lode_status_t lode_spread_block(lode_cluster_h cluster, const lode_block_info_t 
 lode_status_t lode_spread_drop(lode_cluster_h cluster, uint64_t block)
 {
     Lodemark__BlockDrop drop = LODEMARK__BLOCK_DROP__INIT;
-    Lodemark__Call call = LODEMARK__CALL__INIT;
+    lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
     outcome_t outcome = {0};
     drop.block = block;
-    call.body_case = LODEMARK__CALL__BODY_BLOCK_DROP;
-    call.block_drop = &drop;
+    telling.call.body_case = LODEMARK__CALL__BODY_BLOCK_DROP;
+    telling.call.block_drop = &drop;
+    LODE_TRY(lode_tell_keepers(cluster, &telling, 1));
+    drop.pages = true;
     for (uint32_t rank = 0; rank < lode_fabric_ranks(cluster->fabric); rank++) {
         if (!lode_fabric_alive(cluster->fabric, rank))
             continue;
-        lode_status_t status = lode_fabric_call(cluster->fabric, rank, &call, NULL, 0, note_outcome, &outcome);
+        lode_status_t status = lode_fabric_call(cluster->fabric, rank, &telling.call, NULL, 0, note_outcome, &outcome);
         if (status != LODE_OK && status != LODE_ERR_PEER_LOST)
             outcome.status = status;
     }
