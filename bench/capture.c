@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "bench/capture.h"
+#include "bench/progress.h"
 #include "bench/safetensors.h"
 
 enum { LAYERS_MAX = 1024, HEADS_MAX = 1024 };
@@ -229,7 +230,8 @@ void lode_capture_read(const lode_capture_tensor_t *tensor, uint64_t begin, uint
 }
 
 static lode_status_t check_tensor(const lode_capture_t *c, uint32_t layer, char which,
-                                  const lode_capture_tensor_t *tensor, uint64_t rows, uint32_t heads)
+                                  const lode_capture_tensor_t *tensor, uint64_t rows, uint32_t heads,
+                                  lode_progress_t *progress, uint64_t *done)
 {
     enum { PIECE = 4096 };
     float piece[PIECE];
@@ -237,6 +239,8 @@ static lode_status_t check_tensor(const lode_capture_t *c, uint32_t layer, char 
     for (uint64_t begin = 0; begin < elements; begin += PIECE) {
         uint64_t n = elements - begin < PIECE ? elements - begin : PIECE;
         lode_capture_read(tensor, begin, n, piece);
+        *done += n;
+        lode_progress_at(progress, *done);
         for (uint64_t i = 0; i < n; i++) {
             if (isfinite(piece[i]))
                 continue;
@@ -249,12 +253,21 @@ static lode_status_t check_tensor(const lode_capture_t *c, uint32_t layer, char 
     return LODE_OK;
 }
 
+static lode_status_t check_layer(const lode_capture_t *c, uint32_t i, lode_progress_t *progress, uint64_t *done)
+{
+    LODE_TRY(check_tensor(c, i, 'k', &c->layer[i].k, c->tokens, c->kv_heads, progress, done));
+    LODE_TRY(check_tensor(c, i, 'v', &c->layer[i].v, c->tokens, c->kv_heads, progress, done));
+    return check_tensor(c, i, 'q', &c->layer[i].q, c->queries, c->query_heads, progress, done);
+}
+
 lode_status_t lode_capture_check_finite(const lode_capture_t *c)
 {
-    for (uint32_t i = 0; i < c->layers; i++) {
-        LODE_TRY(check_tensor(c, i, 'k', &c->layer[i].k, c->tokens, c->kv_heads));
-        LODE_TRY(check_tensor(c, i, 'v', &c->layer[i].v, c->tokens, c->kv_heads));
-        LODE_TRY(check_tensor(c, i, 'q', &c->layer[i].q, c->queries, c->query_heads));
-    }
-    return LODE_OK;
+    lode_progress_t progress;
+    lode_status_t status = LODE_OK;
+    uint64_t done = 0, heads = 2 * c->tokens * c->kv_heads + c->queries * c->query_heads;
+    lode_progress_begin(&progress, "check of the capture", c->layers * heads * c->head_dim);
+    for (uint32_t i = 0; i < c->layers && status == LODE_OK; i++)
+        status = check_layer(c, i, &progress, &done);
+    lode_progress_end(&progress);
+    return status;
 }

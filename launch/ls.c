@@ -87,8 +87,8 @@ static lode_status_t drop(lode_client_t *client, const char *name)
 static lode_status_t remove_blocks(lode_client_t *client)
 {
     bool json = lode_options_flag(&client->options, "json");
-    json_t *removed = json_array(), *failed = json_array();
     LODE_TRY(lode_client_open(client));
+    json_t *removed = json_array(), *failed = json_array();
     for (int i = 0; i < client->word_count; i++) {
         const char *name = client->words[i];
         char sentence[512], plain[2 * LODE_NAME_MAX];
