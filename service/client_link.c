@@ -18,6 +18,7 @@
 #define MS UINT64_C(1000000)
 #define CONNECT_NS (500 * MS)
 #define HELLO_NS (1000 * MS)
+#define ALL_NS (10000 * MS) /* at most, to ask every rank once */
 #define PING_NS (250 * MS)
 #define LOOK_NS (20 * MS) /* how often a wait on the mailbox looks at the connection */
 enum { PARTS_MAX = 64 };
@@ -551,9 +552,9 @@ static lode_status_t connect_once(lode_cluster_h cluster, uint64_t end)
 
 lode_status_t client_connect(lode_cluster_h cluster, uint64_t patience_ns)
 {
-    uint64_t end = lode_now_ns() + patience_ns, pause = MS;
-    for (;;) {
-        lode_status_t status = connect_once(cluster, end);
+    uint64_t begin = lode_now_ns(), end = begin + patience_ns, pause = MS;
+    for (;;) { /* short patience must not end at the first rank, which may hang while others answer */
+        lode_status_t status = connect_once(cluster, end > begin + ALL_NS ? end : begin + ALL_NS);
         if (status != LODE_ERR_PEER_LOST)
             return status;
         if (lode_now_ns() + pause >= end)
