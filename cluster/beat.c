@@ -488,6 +488,7 @@ void fabric_membership_round(lode_fabric_h fabric, uint64_t now)
         return;
     atomic_store(&fabric->stirred, false);
     membership->ticked_ns = now;
+    settle(fabric); /* messages may have brought an epoch */
     take_reports(fabric, now);
     pthread_mutex_lock(&fabric->slots_lock);
     offers_pump(fabric, now);

@@ -24,8 +24,7 @@ lode_status_t fabric_listen(lode_fabric_h fabric, ucp_worker_h worker, unsigned 
 }
 
 /*
- * UCX completes what was under way on the endpoint with an error; here only the member is marked. A reset comes from
- * the kernel of a host whose process has ended.
+ * UCX completes what was under way on the endpoint with an error; here only the member is marked.
  */
 static void on_error(void *argument, ucp_ep_h ep, ucs_status_t status)
 {

@@ -312,6 +312,8 @@ static void note_verdicts(epoch_view_t *view, const epoch_beat_t *beat, uint64_t
             continue;
         bool failed = r < beat->slots && beat->verdicts[r] >= EPOCH_FAILED;
         epoch_peer_t *peer = &view->peers[r];
+        if (view->verdicts[r] == EPOCH_FAILED && failed && beat->verdicts[r] == EPOCH_DEAD && !epoch_fenced(view, now))
+            view->verdicts[r] = EPOCH_DEAD; /* one that heard it saw it end, and this rank saw that something did */
         if (view->verdicts[r] == EPOCH_DEAD && !(r < beat->slots && beat->verdicts[r] == EPOCH_DEAD))
             agrees = false;
         if (failed && peer->claimed_ns == 0) {
@@ -376,10 +378,11 @@ void epoch_receive(epoch_view_t *view, const epoch_beat_t *beat, uint64_t now)
 
 void epoch_failed(epoch_view_t *view, uint32_t slot, bool certain, uint64_t now)
 {
-    epoch_verdict_t verdict =
-        !view->params.beat_ns || (certain && !epoch_fenced(view, now)) ? EPOCH_DEAD : EPOCH_FAILED;
     if (slot >= view->slots || slot == view->self)
         return;
+    bool fresh = view->peers[slot].watched && now < view->peers[slot].heard_ns + view->params.suspect_ns;
+    epoch_verdict_t verdict =
+        !view->params.beat_ns || ((certain || fresh) && !epoch_fenced(view, now)) ? EPOCH_DEAD : EPOCH_FAILED;
     view->peers[slot].ghost = false;
     if (!epoch_member(view, slot) || view->verdicts[slot] >= verdict)
         return;

@@ -12,9 +12,9 @@
  * then votes for one set. A set is chosen by
  *   - more than half of the members, or half of them with the lowest among them; or
  *   - all members that live, where each of them holds all the others for dead *for certain*.
- * The second lets a rank outlive most of the others. It is as safe as that certainty: a reset connection, seen by a
- * rank that is not fenced. From a peer held for dead no message is taken any more, so none that is still on its way can
- * tell of a choice that the survivors do not know.
+ * The second lets a rank outlive most of the others. It is as safe as that certainty, see epoch_failed(). From a peer
+ * held for dead no message is taken any more, so none that is still on its way can tell of a choice that the survivors
+ * do not know.
  *
  * Leases tell a rank that is cut off that the others may have gone on. A member follows one decider; the decider's
  * lease counts from the time that a quorum of followers is known to have heard it, a follower's from the time that
@@ -125,7 +125,11 @@ void epoch_destroy(epoch_view_t *view);
 void epoch_begin(epoch_view_t *view, uint32_t self, uint32_t number, const uint64_t *set, uint32_t slots, uint64_t now);
 /** A message came. Its arrays may point anywhere but into the view. */
 void epoch_receive(epoch_view_t *view, const epoch_beat_t *beat, uint64_t now);
-/** An endpoint to a member failed. @p certain: in a way that only the end of its process brings about. */
+/**
+ * An endpoint to a member failed. @p certain: in a way that only the end of its process brings about. So it is taken
+ * too if its heartbeats had come until then: a network that fails takes longer than suspect_ms to make a connection
+ * fail, the kernel of a process that ended does it at once.
+ */
 void epoch_failed(epoch_view_t *view, uint32_t slot, bool certain, uint64_t now);
 /** Decider: have a process made a member in a slot that no living member has. Forgotten with the next epoch. */
 void epoch_join(epoch_view_t *view, uint32_t slot, uint64_t who);

@@ -480,8 +480,11 @@ static void disturb(bool links)
         offer();
         break;
     case 10:
-        if (links && any->runs)
-            epoch_failed(&any->view, draw(SLOTS), false, now);
+        if (links && any->runs) { /* between two that live it takes silence first, see epoch_failed() */
+            uint32_t slot = draw(SLOTS);
+            if (!any->view.peers[slot].watched || now > any->view.peers[slot].heard_ns + params.suspect_ns)
+                epoch_failed(&any->view, slot, false, now);
+        }
         break;
     default:
         break;
