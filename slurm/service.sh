@@ -32,7 +32,7 @@ export LODEMARK_CLUSTER=$folder/contact LODEMARK_TOKEN_FILE=$folder/token
 # Since 22.05 srun does not take it over from sbatch.
 [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
-# The service is the job's first step. Each part of a heterogeneous job is a job to signals: one alone does not reach all.
+# The service must be the job's first step. Each part of a heterogeneous job is a job to signals: one alone does not reach all.
 service_steps=()
 for ((part = 0; part < ${SLURM_HET_SIZE:-1}; part++)); do
     part_id=SLURM_JOB_ID_HET_GROUP_$part
@@ -64,7 +64,7 @@ start_service() {
         fi
         sleep 0.5
     done
-    lodemark health >&2 || true
+    timeout 10 lodemark health >&2 || true
     die "the service is not healthy after ${LODEMARK_START_S:-120} s"
 }
 
