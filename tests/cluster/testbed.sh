@@ -18,6 +18,7 @@ testbed_up() {
     flock -w 200 8 || die "another test has had the testbed for 200 s"
     ! timeout 20 "$testbed" status > /dev/null 2>&1 || was_up=yes
     [[ $was_up == no || -z $(slurm squeue --noheader) ]] || { echo "skipped: the testbed is up and runs jobs" >&2; exit 77; }
+    "$testbed" down # what earlier faults left is not for this test
     trap 'status=$?; testbed_put_back; finish $status' EXIT
     timeout 150 "$testbed" up 8>&- || status=$?
     ((status == 0)) || exit "$status" # 77: skipped
