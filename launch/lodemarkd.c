@@ -144,17 +144,33 @@ static bool all_leave(daemon_state_t *d)
     return there;
 }
 
+/* A rank that leaves alone leaves the contact file to the others; the last one takes it along. */
+static bool was_last(daemon_state_t *d)
+{
+    lode_fabric_h fabric = d->cluster->fabric;
+    uint64_t end = lode_now_ns() + TOGETHER_NS;
+    while (lode_fabric_leader(fabric) == lode_fabric_rank(fabric) && lode_now_ns() < end) {
+        if (lode_fabric_alive_count(fabric) == 1)
+            return true;
+        lode_fabric_progress(fabric);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return false;
+}
+
 static int finish(daemon_state_t *d, lode_status_t status)
 {
     int code = status == LODE_OK ? LODE_EXIT_OK : LODE_EXIT_FAILED;
+    const char *contact = lode_options_get(&d->options, "contact");
     if (status != LODE_OK)
         fprintf(stderr, "lodemarkd: rank %u: %s\n", d->job.rank, lode_error_message());
-    if (d->job.rank == 0)
-        unlink(lode_options_get(&d->options, "contact"));
     atomic_store(&stoppable, NULL);
     lode_metrics_stop(&d->metrics);
     service_destroy(&d->service);
-    if (!all_leave(d)) {
+    bool together = all_leave(d);
+    if (together ? d->job.rank == 0 : was_last(d))
+        unlink(contact);
+    if (!together) {
         fflush(stdout);
         _exit(code); /* the others see this rank go, as after a death */
     }

@@ -17,7 +17,7 @@
 
 #define MS UINT64_C(1000000)
 #define CONNECT_NS (500 * MS)
-#define HELLO_NS (1000 * MS)
+#define HELLO_NS (700 * MS)
 #define ALL_NS (10000 * MS) /* at most, to ask every rank once */
 #define PING_NS (250 * MS)
 #define LOOK_NS (20 * MS) /* how often a wait on the mailbox looks at the connection */

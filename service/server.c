@@ -115,7 +115,7 @@ static bool session_turn(service_h service, server_session_t *session)
 {
     switch (atomic_load_explicit(&session->life, memory_order_acquire)) {
     case SERVER_LIVE:
-        return run_mailbox(service, session) | run_call(service, session);
+        return run_mailbox(service, session) || run_call(service, session);
     case SERVER_LEAVING:
         serve_farewell(service, session);
         atomic_store_explicit(&session->life, SERVER_LEFT, memory_order_release);

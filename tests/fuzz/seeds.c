@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* seeds DIR: valid inputs for the fuzzers to start from, in DIR/capture, DIR/message and DIR/options. */
+/* seeds DIR: valid inputs for the fuzzers to start from, in DIR/capture, DIR/message, DIR/session and
+ * DIR/options. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cluster/message.h"
+#include "service/session.h"
 
 static const char *folder;
 
@@ -84,6 +86,70 @@ static void save_messages(void)
     save_message("fetch-request", 3, &request.base, items, sizeof items);
 }
 
+static void save_session_message(const char *name, uint8_t kind, uint32_t payload, const ProtobufCMessage *message)
+{
+    uint8_t file[4096] = {kind};
+    memcpy(file + 1, &payload, sizeof payload);
+    save("session", name, file, 5 + protobuf_c_message_pack(message, file + 5));
+}
+
+static void save_session(void)
+{
+    Lodemark__SessionCall call = LODEMARK__SESSION_CALL__INIT;
+    Lodemark__StepStream stream = LODEMARK__STEP_STREAM__INIT, *streams[] = {&stream, &stream};
+    Lodemark__StepAsk step = LODEMARK__STEP_ASK__INIT;
+    stream.view = stream.tokens = 1;
+    stream.position = LODE_POSITION_END;
+    stream.dtype = LODE_FP32;
+    stream.writes = stream.wants_lse = stream.wants_lost = 1;
+    step.streams = streams;
+    step.n_streams = 2;
+    call.id = 3;
+    call.body_case = LODEMARK__SESSION_CALL__BODY_STEP;
+    call.step = &step;
+    save_session_message("step", 0, 6144, &call.base);
+
+    Lodemark__BlockInfo info = LODEMARK__BLOCK_INFO__INIT;
+    Lodemark__BlockCreate create = LODEMARK__BLOCK_CREATE__INIT;
+    info.name = (char *)"document";
+    create.info = &info;
+    call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE;
+    call.block_create = &create;
+    save_session_message("create", 0, 0, &call.base);
+
+    uint32_t blocks[] = {1, 2};
+    int64_t offsets[] = {0, LODE_OFFSET_AFTER};
+    Lodemark__ViewCreate view = LODEMARK__VIEW_CREATE__INIT;
+    view.blocks = blocks;
+    view.offsets = offsets;
+    view.n_blocks = view.n_offsets = 2;
+    call.body_case = LODEMARK__SESSION_CALL__BODY_VIEW_CREATE;
+    call.view_create = &view;
+    save_session_message("view", 0, 0, &call.base);
+
+    Lodemark__RankStats numbers;
+    Lodemark__RankReport report;
+    lode_rank_stats_t rank = {.host = "n1", .steps = 7};
+    Lodemark__SessionReply reply = LODEMARK__SESSION_REPLY__INIT;
+    session_pack_rank(&rank, &numbers, &report);
+    reply.id = 3;
+    reply.message = (char *)"a sentence";
+    reply.rank = &report;
+    save_session_message("reply", 1, 0, &reply.base);
+
+    Lodemark__BlockEntry entry = LODEMARK__BLOCK_ENTRY__INIT, *entries[] = {&entry};
+    Lodemark__BlockList list = LODEMARK__BLOCK_LIST__INIT;
+    entry.info = &info;
+    list.blocks = entries;
+    list.n_blocks = 1;
+    save_session_message("list", 2, 0, &list.base);
+
+    uint8_t head[5 + sizeof(session_frame_t)] = {3, 1};
+    session_frame_t frame = {SESSION_MAGIC, SESSION_CALL, 100, 0, 4096};
+    memcpy(head + 5, &frame, sizeof frame);
+    save("session", "frame", head, sizeof head);
+}
+
 static void save_options(void)
 {
     static const char *const lines[] = {"--arena\n1.5GiB\n--path=batched\nfile", "--replicas\n2\n--\n--log\ndebug",
@@ -107,6 +173,7 @@ int main(int argc, char **argv)
     save_capture("bf16", "BF16", 2);
     save_capture("f32", "F32", 4);
     save_messages();
+    save_session();
     save_options();
     return 0;
 }
