@@ -5,7 +5,7 @@
 
 #include "service/client_inside.h"
 
-#define FIRST_NS UINT64_C(2000000000) /* how long a first connection is tried */
+#define FIRST_NS UINT64_C(1000000000) /* how long a first connection is tried */
 
 /* ------------------------------------------------------------------ cluster */
 
