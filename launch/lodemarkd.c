@@ -15,6 +15,8 @@
 
 /* How long a rank that was told to stop waits for the others to have been told as well. */
 #define TOGETHER_NS UINT64_C(600000000)
+/** A service's default of --heartbeat. */
+#define HEARTBEAT_MS "100"
 
 static const lode_option_t daemon_options[] = {
     {"contact", "lodemark.contact", LODE_OPTION_TEXT, NULL, 0, 0,
@@ -189,15 +191,24 @@ static void print_help(void)
         "lodemarkd [OPTIONS]\n\nHolds KV caches in the memory of all ranks and lets clients attend over them. Started "
         "by mpirun or srun,\none process a rank; ends by SIGTERM.\n\n");
     lode_options_help(daemon_options, stdout);
-    printf("\nof the library:\n");
+    printf("\nof the library (a service's heartbeat is " HEARTBEAT_MS " ms unless it is set):\n");
     lode_options_help(lode_library_options, stdout);
+}
+
+/* A service that nobody watches must notice a rank that hangs: heartbeats are on unless somebody says otherwise. */
+static lode_status_t read_options(int argc, char **argv, daemon_state_t *d)
+{
+    LODE_TRY(lode_bench_options("lodemarkd", daemon_options, argc, argv, &d->options));
+    LODE_TRY(lode_bench_config(&d->options, &d->config));
+    if (lode_bench_given(&d->options, "heartbeat", "LODEMARK_HEARTBEAT"))
+        return LODE_OK;
+    return lode_config_set(d->config, "heartbeat", HEARTBEAT_MS);
 }
 
 static int run(int argc, char **argv)
 {
     daemon_state_t d = {0};
-    if (lode_bench_options("lodemarkd", daemon_options, argc, argv, &d.options) != LODE_OK ||
-        lode_bench_config(&d.options, &d.config) != LODE_OK)
+    if (read_options(argc, argv, &d) != LODE_OK)
         return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
     lode_status_t status = start(&d);
     if (status != LODE_OK) {
