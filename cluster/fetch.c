@@ -23,6 +23,8 @@
 #define ATTEMPTS_MAX 250
 /** Items routed before what there is is sent. */
 #define PUMP_ITEMS 512
+/** Most times the usual deadline that a request may take. */
+#define PATIENCE_MOST 8
 
 static const char *const cause_texts[] = {
     [FETCH_NO_CAUSE] = "not asked",       [FETCH_LOST] = "lost",
@@ -169,15 +171,35 @@ static bool go_to(fabric_fetching_t *fetching, uint32_t index, const lode_fetch_
     return cause == FETCH_NO_CAUSE;
 }
 
+/**
+ * All owners of an item were asked in vain. One that lives and only missed its deadline may be far away, or its link
+ * slow: then all are asked once more, with longer deadlines, as long as a call would wait.
+ */
+static bool begin_again(fabric_fetching_t *fetching, uint32_t index)
+{
+    fetch_way_t *way = &fetching->ways[index];
+    bool slow = false;
+    for (uint32_t a = 0; a < FETCH_CAUSES; a++)
+        slow |= (way->causes >> 4 * a & 15) == FETCH_DEADLINE;
+    if (!slow || lode_now_ns() >= fetching->give_up_ns)
+        return false;
+    *way = (fetch_way_t){.bytes = way->bytes};
+    if (fetching->patience < PATIENCE_MOST)
+        fetching->patience *= 2;
+    return true;
+}
+
 /** Send an item to its next owner; without one it is lost. */
 static void route(fabric_fetching_t *fetching, uint32_t index)
 {
     lode_fetch_t *fetch = fetching->fetch;
     lode_fetch_source_t source = {0};
-    while (next_source(fetching, index, &source)) {
-        if (go_to(fetching, index, &source))
-            return;
-    }
+    do {
+        while (next_source(fetching, index, &source)) {
+            if (go_to(fetching, index, &source))
+                return;
+        }
+    } while (begin_again(fetching, index));
     fetching->ways[index].flags |= ITEM_LOST;
     fetching->lost++;
     if (!fetch->lost)
@@ -541,6 +563,8 @@ lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
     fetching->fetch = fetch;
     fetching->landing = &fabric->landings[landing];
     fetching->queued = fetching->landed = fetching->lost = 0;
+    fetching->patience = 1;
+    fetching->give_up_ns = lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u;
     fetching->spoilt = fetching->stuck = false;
     fetch->landing = fabric->landing.base + landing * lode_fabric_landing_bytes(fabric);
     fetch->bytes = fetch->requests = fetch->owners = 0;

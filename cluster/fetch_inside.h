@@ -62,6 +62,8 @@ struct fabric_fetching {
     uint32_t capacity;
     fetch_queue_t *queues; /**< (ranks) items to ask for */
     uint32_t queued, landed, lost;
+    uint64_t give_up_ns; /**< owners that only missed deadlines are asked again until then */
+    uint32_t patience;   /**< how many times the usual deadline a request has; doubles when all owners missed theirs */
     fabric_request_t *active; /**< asked, not ended */
     bool spoilt;              /**< a one-sided read that was given up may still write to its landing buffer */
     bool stuck;               /**< and no other landing buffer was free */

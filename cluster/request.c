@@ -39,7 +39,8 @@ fabric_request_t *request_take(lode_fabric_h fabric, fabric_fetching_t *fetching
     request->count = request->operations = request->reading = 0;
     request->left = 0;
     request->asked_ns = lode_now_ns();
-    request->deadline_ns = request->asked_ns + (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
+    request->deadline_ns =
+        request->asked_ns + (uint64_t)fabric->params.fetch_deadline_ms * 1000000u * fetching->patience;
     request->before = NULL;
     request->next = fetching->active;
     if (request->next)
