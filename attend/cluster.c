@@ -22,44 +22,6 @@ static lode_status_t agree_on_geometry(lode_cluster_h cluster, const lode_geomet
     return LODE_OK;
 }
 
-/* --------------------------------------------------------------- membership */
-
-static uint32_t count_domains(const lode_place_t *places, uint32_t ranks)
-{
-    uint32_t domains = 0;
-    for (uint32_t i = 0; i < ranks; i++) {
-        uint32_t j = 0;
-        while (j < i && places[j].node != places[i].node)
-            j++;
-        domains += j == i;
-    }
-    return domains;
-}
-
-static lode_status_t prepare_places(lode_cluster_h cluster, const char *domain)
-{
-    uint32_t ranks = lode_fabric_ranks(cluster->fabric);
-    const lode_member_t *members = lode_fabric_members(cluster->fabric);
-    if (cluster->replicas > ranks)
-        return lode_fail(LODE_ERR_INVALID, "%u replicas need as many ranks, the job has %u", cluster->replicas, ranks);
-    cluster->places = malloc(ranks * sizeof *cluster->places);
-    if (!cluster->places)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", ranks);
-    for (uint32_t i = 0; i < ranks; i++)
-        cluster->places[i] = (lode_place_t){members[i].node, members[i].arena_bytes};
-    cluster->domains = count_domains(cluster->places, ranks);
-    bool split = strcmp(domain, "rank") == 0 || (strcmp(domain, "auto") == 0 && cluster->domains < cluster->replicas);
-    if (!split)
-        return LODE_OK;
-    if (strcmp(domain, "auto") == 0 && lode_fabric_rank(cluster->fabric) == 0)
-        lode_info("%u replicas on %u nodes: owners of a page are different ranks, not different nodes",
-                  cluster->replicas, cluster->domains);
-    for (uint32_t i = 0; i < ranks; i++)
-        cluster->places[i].node = lode_mix(members[i].node, i + 1);
-    cluster->domains = count_domains(cluster->places, ranks);
-    return LODE_OK;
-}
-
 /* -------------------------------------------------------------------- parts */
 
 static lode_status_t create_fabric(lode_cluster_h cluster, const lode_options_t *options, lode_status_t local)
@@ -123,6 +85,7 @@ static lode_status_t prepare_locally(lode_cluster_h cluster, const lode_options_
     cluster->transform_path = strdup(lode_options_get(options, "transform"));
     if (!cluster->transform_path)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a path");
+    cluster->call_deadline_ns = lode_options_count(options, "call-deadline") * 1000000u;
     return LODE_OK;
 }
 
@@ -132,7 +95,9 @@ static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options,
     LODE_TRY(create_fabric(cluster, options, prepare_locally(cluster, options, geometry)));
     lode_log_rank((int)lode_fabric_rank(cluster->fabric));
     LODE_TRY(agree_on_geometry(cluster, geometry));
-    lode_status_t status = prepare_places(cluster, lode_options_get(options, "failure-domain"));
+    lode_status_t status = lode_places_create(cluster, lode_options_get(options, "failure-domain"));
+    if (status == LODE_OK)
+        status = lode_repair_create(cluster, lode_options_count(options, "repair-rate"));
     if (status == LODE_OK)
         status = lode_shard_create(lode_fabric_arena(cluster->fabric), lode_options_count(options, "arena"),
                                    &cluster->shard);
@@ -155,9 +120,10 @@ static void free_parts(lode_cluster_h cluster)
         lode_shard_destroy(&cluster->shard);
     for (size_t i = 0; i < sizeof cluster->hot / sizeof *cluster->hot; i++)
         lode_hot_destroy(&cluster->hot[i]);
-    free(cluster->places);
     lode_transform_destroy(&cluster->transform);
     free(cluster->transform_path);
+    lode_repair_destroy(cluster);
+    lode_places_destroy(cluster);
     free(cluster->freq);
     free(cluster);
 }
@@ -230,14 +196,6 @@ static lode_status_t local_query(lode_cluster_h cluster, lode_cluster_info_t *in
         .kernels = cluster->ops->level,
     };
     info->path = lode_fabric_path(cluster->fabric, &info->path_reason);
-    return LODE_OK;
-}
-
-lode_status_t lode_local_tend(lode_cluster_h cluster, uint64_t budget_us, int *more)
-{
-    (void)cluster;
-    (void)budget_us;
-    *more = 0;
     return LODE_OK;
 }
 

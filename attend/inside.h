@@ -36,6 +36,7 @@ void lode_buffer_free(lode_buffer_t *buffer);
 
 typedef struct lode_step_state lode_step_state_t;
 typedef struct lode_hot lode_hot_t;
+typedef struct lode_repair lode_repair_t;
 
 /** What a rank keeps of its latest steps. Written by the thread that steps, read by the service thread as well. */
 enum { LODE_METER_STEPS = 1024, LODE_METER_SECONDS = 8 };
@@ -61,8 +62,19 @@ struct lode_cluster {
     lode_fabric_h fabric;
     lode_shard_h shard;
     lode_store_h store;
-    lode_place_t *places; /**< (ranks) */
-    uint32_t domains;     /**< distinct failure domains */
+    lode_place_t *places;   /**< (capacity) as of the latest change of members that lode_places_refresh() saw */
+    uint32_t place_count;   /**< slots in use then */
+    uint32_t *incarnations; /**< (capacity) of then; 0: not alive */
+    bool *newcomers;        /**< (capacity) joined later, and not known to have all landmarks yet */
+    bool *changed;          /**< (capacity) went or came, and lode_local_tend() has not seen to it */
+    bool places_split;      /**< every rank is a failure domain of its own */
+    uint32_t domains;       /**< distinct failure domains */
+    bool service_mode;      /**< blocks whose writer is lost unsealed are nobody's: drop them */
+    _Atomic bool filling;   /**< this process joined later; landmarks still come in */
+    uint64_t missed_ns;     /**< filling: when a message could not be used yet, last; the service's */
+    uint64_t fill_began_ns; /**< filling: when the running pass began; the service's */
+    uint64_t call_deadline_ns;
+    lode_repair_t *repair;
     uint32_t replicas;
     uint64_t blocks_made; /**< by this rank: part of their ids */
     uint64_t hot_bytes;
@@ -139,6 +151,42 @@ lode_status_t lode_serve_geometry(lode_cluster_h cluster, const Lodemark__Geomet
 lode_status_t lode_local_shape(lode_cluster_h cluster, const lode_geometry_t *geometry);
 lode_status_t lode_local_geometry(lode_cluster_h cluster, lode_geometry_t *geometry);
 
+/* ----------------------------------------------------------------- places.c */
+
+/** Take what placement must know from the members of now. @p domain: the option's text. */
+lode_status_t lode_places_create(lode_cluster_h cluster, const char *domain);
+void lode_places_destroy(lode_cluster_h cluster);
+/** Follow changes of members: a lost rank weighs nothing, one that came has its own node and arena. */
+void lode_places_refresh(lode_cluster_h cluster);
+/** Lowest living rank that knows all blocks: it decides who gets a name, and fills those that joined. */
+uint32_t lode_leader(lode_cluster_h cluster);
+
+/* --------------------------------------------------------- repair.c, fill.c */
+
+lode_status_t lode_repair_create(lode_cluster_h cluster, uint64_t bytes_per_second);
+void lode_repair_destroy(lode_cluster_h cluster);
+typedef struct lode_repair_stats {
+    uint64_t under_replicated; /**< published pages of live blocks with fewer living owners than asked for */
+    uint64_t lost;             /**< of those, without any */
+    uint64_t misplaced;        /**< fully replicated, but not where placement wants them */
+    uint64_t copied_bytes;     /**< by this rank */
+    uint64_t refused;          /**< copies that an owner had no room for */
+    bool filling;
+} lode_repair_stats_t;
+/** As of the last look at all pages. Any thread. */
+void lode_repair_stats(lode_cluster_h cluster, lode_repair_stats_t *stats);
+/** How much more may be copied now; take what was. */
+bool lode_repair_may_copy(lode_cluster_h cluster);
+void lode_repair_copied(lode_cluster_h cluster, size_t bytes);
+
+/** Reply.offset of a newcomer: it is filled; it could not use a message yet. */
+enum { LODE_FILL_ACCEPTED = 1, LODE_FILL_MISSED = 2 };
+typedef struct lode_fill lode_fill_t;
+lode_status_t lode_fill_create(lode_cluster_h cluster, lode_fill_t **fill);
+void lode_fill_destroy(lode_fill_t **fill);
+/** As leader, send newcomers what they lack, until about @p end_ns. @return whether more can be done at once. */
+bool lode_fill_some(lode_cluster_h cluster, lode_fill_t *fill, uint64_t end_ns);
+
 /* ------------------------------------------------------------------ stats.c */
 
 /** Count a step; @p stats is NULL for one that failed. */
@@ -166,6 +214,11 @@ typedef struct lode_telling {
 
 /** Send n calls to the keeper of every node and wait; a keeper that dies is followed by its successor. */
 lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings, uint32_t n);
+/** A message of a block; it borrows @p info. */
+void lode_block_message(const lode_block_info_t *info, Lodemark__BlockInfo *message);
+/** A message of hints: list and messages have LODE_REPLICAS_MAX places. */
+void lode_hint_messages(const lode_page_hint_t *hints, uint32_t count, Lodemark__PageHint *messages,
+                        Lodemark__PageHint **list);
 /** Enter a block in the block tables of all nodes, the leader's first. */
 lode_status_t lode_spread_block(lode_cluster_h cluster, const lode_block_info_t *info);
 /**

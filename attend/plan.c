@@ -25,19 +25,19 @@ static bool in_hints(const lode_page_hint_t *hints, uint32_t count, uint32_t ran
  * then, for pages that have moved since, the order of placement. */
 static bool source_of(void *context, const lode_fetch_item_t *item, uint32_t attempt, lode_fetch_source_t *source)
 {
-    const lode_step_state_t *step = context;
-    lode_cluster_h cluster = step->cluster;
-    const struct lode_block *block = lode_step_block_at(step, item->user)->block;
-    lode_page_hint_t hints[LODE_REPLICAS_MAX];
-    uint32_t ranks = lode_fabric_ranks(cluster->fabric), self = lode_fabric_rank(cluster->fabric), count;
-    lode_store_hints(cluster->store, block->slot, step->layer, item->page, hints, &count);
+    const lode_tile_t *tile = context;
+    lode_cluster_h cluster = tile->step->cluster;
+    uint32_t at = ((const uint32_t *)tile->owners_at.data)[item - tile->fetch.items];
+    const lode_owners_t *owners = (const lode_owners_t *)tile->owners.data + at;
+    const lode_page_hint_t *hints = owners->hints;
+    uint32_t ranks = cluster->place_count, self = lode_fabric_rank(cluster->fabric), count = owners->count;
     if (attempt < count) {
         const lode_page_hint_t *hint = &hints[(item->page + self + attempt) % count];
         *source = (lode_fetch_source_t){hint->rank, true, hint->offset, true};
         return true;
     }
     uint32_t candidates[ranks], left = attempt - count;
-    lode_page_id_t id = {item->block, step->layer, item->page};
+    lode_page_id_t id = {item->block, tile->fetch.layer, item->page};
     uint32_t found = lode_placement(cluster->places, ranks, id, ranks, candidates);
     for (uint32_t i = 0; i < found; i++) {
         if (candidates[i] == self || in_hints(hints, count, candidates[i]) || left--)
@@ -50,7 +50,7 @@ static bool source_of(void *context, const lode_fetch_item_t *item, uint32_t att
 
 static bool verify(void *context, const lode_fetch_item_t *item, const uint8_t *records)
 {
-    const lode_step_state_t *step = context;
+    const lode_step_state_t *step = ((const lode_tile_t *)context)->step;
     const struct lode_block *block = lode_step_block_at(step, item->user)->block;
     uint32_t dim = step->cluster->geometry.head_dim;
     for (uint64_t mask = item->mask; mask; mask &= mask - 1, records += block->record_bytes) {
@@ -104,6 +104,7 @@ static void add_remote(lode_step_state_t *step, lode_tile_t *tile, uint32_t bloc
     if (!missing)
         return;
     lode_fetch_item_t *items = tile->items.data;
+    ((uint32_t *)tile->owners_at.data)[tile->fetch.count] = tile->owners_count - 1;
     items[tile->fetch.count++] = (lode_fetch_item_t){.mask = missing,
                                                      .block = block->info.id,
                                                      .page = page,
@@ -121,6 +122,10 @@ static void add_page(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_
     uint32_t *first_record = step->first_record.data;
     lode_page_ref_t ref;
     bool local = lode_shard_find(step->cluster->shard, (lode_page_id_t){at->block->info.id, step->layer, page}, &ref);
+    if (!local) {
+        lode_owners_t *owners = (lode_owners_t *)tile->owners.data + tile->owners_count++;
+        lode_store_hints(step->cluster->store, at->block->slot, step->layer, page, owners->hints, &owners->count);
+    }
     for (uint32_t head = 0; head < step->cluster->heads; head++) {
         size_t mask = lode_mask_at(step, at, page, head);
         if (!wanted[mask])
@@ -151,6 +156,7 @@ static void plan(lode_step_state_t *step, lode_tile_t *tile)
     size_t bytes = 0, room = lode_fabric_landing_bytes(step->cluster->fabric);
     tile->run_count = tile->fetch.count = 0;
     tile->lost = false;
+    tile->owners_count = 0;
     tile->record_count = 0;
     for (; step->plan_block < step->block_count; step->plan_block++, step->plan_page = 0) {
         const lode_step_block_t *at = lode_step_block_at(step, step->plan_block);
@@ -201,8 +207,11 @@ lode_status_t lode_tile_begin(lode_step_state_t *step, lode_tile_t *tile, bool *
     LODE_TRY(lode_buffer_reserve(&tile->runs, step->block_count * sizeof(lode_run_t)));
     LODE_TRY(lode_buffer_reserve(&tile->items, TILE_ITEMS * sizeof(lode_fetch_item_t)));
     LODE_TRY(lode_buffer_reserve(&tile->records, TILE_RECORDS * sizeof(const uint8_t *)));
+    LODE_TRY(lode_buffer_reserve(&tile->owners, TILE_ITEMS * sizeof(lode_owners_t)));
+    LODE_TRY(lode_buffer_reserve(&tile->owners_at, TILE_ITEMS * sizeof(uint32_t)));
+    tile->step = step;
     tile->fetch = (lode_fetch_t){
-        .layer = step->layer, .source = source_of, .verify = verify, .lose = lode_item_lose, .context = step};
+        .layer = step->layer, .source = source_of, .verify = verify, .lose = lode_item_lose, .context = tile};
     plan(step, tile);
     tile->fetch.items = tile->items.data;
     *any = tile->record_count > 0;

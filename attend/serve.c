@@ -76,6 +76,53 @@ static lode_status_t serve_page_put(lode_cluster_h cluster, const Lodemark__Page
     return LODE_OK;
 }
 
+static lode_status_t serve_page_owners(lode_cluster_h cluster, const Lodemark__PageOwners *message)
+{
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    if (message->n_hints > LODE_REPLICAS_MAX)
+        return lode_fail(LODE_ERR_FORMAT, "a message that names %zu owners of a page", message->n_hints);
+    for (size_t i = 0; i < message->n_hints; i++)
+        hints[i] = (lode_page_hint_t){message->hints[i]->rank, message->hints[i]->size, message->hints[i]->offset};
+    return lode_store_owners(cluster->store, message->block, message->layer, message->page, hints,
+                             (uint32_t)message->n_hints);
+}
+
+static lode_status_t serve_page_check(lode_cluster_h cluster, const Lodemark__PageCheck *message,
+                                      Lodemark__Reply *reply)
+{
+    lode_page_ref_t ref;
+    if (!lode_shard_find(cluster->shard, (lode_page_id_t){message->block, message->layer, message->page}, &ref) ||
+        (message->crc && message->crc != ref.crc))
+        return lode_fail(LODE_ERR_NOT_FOUND, "page %u of layer %u is not here", message->page, message->layer);
+    reply->offset = ref.offset;
+    reply->size = ref.size;
+    return LODE_OK;
+}
+
+/* A message came before what it builds on: a pass of the leader brings that, and what the message said. */
+static lode_status_t missed(lode_cluster_h cluster, Lodemark__Reply *reply)
+{
+    cluster->missed_ns = lode_now_ns();
+    reply->offset = LODE_FILL_MISSED;
+    return LODE_OK;
+}
+
+/*
+ * A pass is good if it began a second after the last message that was missed: the leader had its own copy of that
+ * message long before, so the pass brought it.
+ */
+static lode_status_t serve_fill(lode_cluster_h cluster, const Lodemark__Fill *message, Lodemark__Reply *reply)
+{
+    const uint64_t settled_ns = 1000000000u;
+    if (!message->done)
+        cluster->fill_began_ns = lode_now_ns();
+    else if (cluster->fill_began_ns &&
+             (!cluster->missed_ns || cluster->missed_ns + settled_ns < cluster->fill_began_ns))
+        atomic_store(&cluster->filling, false);
+    reply->offset = message->done && !atomic_load(&cluster->filling) ? LODE_FILL_ACCEPTED : 0;
+    return LODE_OK;
+}
+
 static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *call, const void *payload, size_t bytes)
 {
     LODE_TRY(lode_check_shaped(cluster));
@@ -90,17 +137,36 @@ static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *c
         return lode_store_seal(cluster->store, call->block_seal->block);
     case LODEMARK__CALL__BODY_BLOCK_DROP:
         return lode_store_drop(cluster->store, call->block_drop->block);
+    case LODEMARK__CALL__BODY_PAGE_OWNERS:
+        return serve_page_owners(cluster, call->page_owners);
+    case LODEMARK__CALL__BODY_RANK_FORGET:
+        lode_store_forget_rank(cluster->store, call->rank_forget->rank);
+        return LODE_OK;
     default:
         return lode_fail(LODE_ERR_UNSUPPORTED, "a message of kind %d, which this version does not know",
                          call->body_case);
     }
 }
 
+/* While this rank is filled, what does not fit yet is not the sender's fault. */
+static lode_status_t serve_filling(lode_cluster_h cluster, const Lodemark__Call *call, const void *payload,
+                                   size_t bytes, Lodemark__Reply *reply)
+{
+    uint32_t slot;
+    if (call->body_case == LODEMARK__CALL__BODY_BLOCK_DROP &&
+        (!lode_shaped(cluster) || lode_store_find_id(cluster->store, call->block_drop->block, &slot) != LODE_OK))
+        return missed(cluster, reply);
+    lode_status_t status = serve_store(cluster, call, payload, bytes);
+    if (status == LODE_ERR_NOT_FOUND || status == LODE_ERR_INVALID || status == LODE_ERR_GEOMETRY)
+        return missed(cluster, reply);
+    return status;
+}
+
 lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *call, const void *payload, size_t bytes,
                          Lodemark__Reply *reply)
 {
     lode_cluster_h cluster = context;
-    (void)from;
+    uint32_t rank = lode_fabric_rank(cluster->fabric);
     if (call->body_case == LODEMARK__CALL__BODY_GEOMETRY_SET)
         return lode_serve_geometry(cluster, call->geometry_set);
     if (call->body_case == LODEMARK__CALL__BODY_RANK_STATS) {
@@ -116,13 +182,20 @@ lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *cal
             lode_shard_drop_page(cluster->shard, (lode_page_id_t){drop->block, drop->layer, page});
         return LODE_OK;
     }
-    uint32_t rank = lode_fabric_rank(cluster->fabric);
+    if (call->body_case == LODEMARK__CALL__BODY_PAGE_CHECK)
+        return serve_page_check(cluster, call->page_check, reply);
+    if (call->body_case == LODEMARK__CALL__BODY_FILL)
+        return serve_fill(cluster, call->fill, reply);
+    if (call->body_case == LODEMARK__CALL__BODY_RANK_FORGET && from != rank)
+        return lode_fail(LODE_ERR_FORMAT, "rank %u tells this one whom to forget", from);
     if (call->body_case == LODEMARK__CALL__BODY_BLOCK_DROP) {
         if (call->block_drop->pages)
             lode_shard_drop_block(cluster->shard, call->block_drop->block);
         if (lode_fabric_keeper(cluster->fabric, rank) != rank)
             return LODE_OK;
     }
+    if (atomic_load(&cluster->filling))
+        return serve_filling(cluster, call, payload, bytes, reply);
     return serve_store(cluster, call, payload, bytes);
 }
 

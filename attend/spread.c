@@ -2,6 +2,7 @@
 /* The way of new tokens out of the tail: pages to their owners, landmarks to every node, then the count. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "attend/inside.h"
 
@@ -35,12 +36,12 @@ static lode_status_t tell(lode_cluster_h cluster, uint32_t rank, lode_telling_t 
 
 lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings, uint32_t n)
 {
-    uint32_t ranks = lode_fabric_ranks(cluster->fabric);
-    outcome_t outcomes[ranks];
-    bool told[ranks];
+    outcome_t outcomes[lode_fabric_capacity(cluster->fabric)]; /* ranks may join while we wait */
+    bool told[lode_fabric_capacity(cluster->fabric)];
     memset(told, 0, sizeof told);
     for (;;) {
         bool again = false;
+        uint32_t ranks = lode_fabric_ranks(cluster->fabric);
         memset(outcomes, 0, sizeof outcomes);
         for (uint32_t rank = 0; rank < ranks; rank++) {
             if (told[rank] || !lode_fabric_alive(cluster->fabric, rank) ||
@@ -64,36 +65,45 @@ lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings
 
 /* ------------------------------------------------------------------- blocks */
 
+/* When the leader is lost, the next is asked; while it is not settled who that is, the question is put again. */
 static lode_status_t ask_leader(lode_cluster_h cluster, Lodemark__Call *call)
 {
+    uint64_t end = lode_now_ns() + cluster->call_deadline_ns;
     for (;;) {
-        uint32_t leader = lode_fabric_leader(cluster->fabric);
-        lode_status_t status = lode_fabric_call_wait(cluster->fabric, leader, call, NULL, 0, NULL, NULL);
-        if (status != LODE_ERR_PEER_LOST || lode_fabric_alive(cluster->fabric, leader))
+        lode_places_refresh(cluster);
+        lode_status_t status = lode_fabric_call_wait(cluster->fabric, lode_leader(cluster), call, NULL, 0, NULL, NULL);
+        if (status != LODE_ERR_PEER_LOST || lode_now_ns() >= end)
             return status;
+        const struct timespec moment = {.tv_nsec = 2000000};
+        lode_fabric_progress(cluster->fabric);
+        nanosleep(&moment, NULL);
     }
+}
+
+void lode_block_message(const lode_block_info_t *info, Lodemark__BlockInfo *message)
+{
+    lodemark__block_info__init(message);
+    message->id = info->id;
+    message->name = (char *)info->name;
+    message->format = info->format;
+    message->replicas = info->replicas;
+    message->kv_head_begin = info->kv_head_begin;
+    message->kv_head_end = info->kv_head_end;
+    message->codec = info->landmark.codec;
+    message->bits = info->landmark.bits;
+    message->chunk = info->landmark.chunk;
+    message->centre = info->landmark.centre;
+    message->expected_tokens = info->expected_tokens;
+    message->writer = info->writer;
+    message->transform = info->transform;
 }
 
 lode_status_t lode_spread_block(lode_cluster_h cluster, const lode_block_info_t *info)
 {
-    Lodemark__BlockInfo out = LODEMARK__BLOCK_INFO__INIT;
+    Lodemark__BlockInfo out;
     Lodemark__BlockAdd add = LODEMARK__BLOCK_ADD__INIT;
     lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
-    char name[LODE_NAME_MAX + 1];
-    strcpy(name, info->name);
-    out.id = info->id;
-    out.name = name;
-    out.format = info->format;
-    out.replicas = info->replicas;
-    out.kv_head_begin = info->kv_head_begin;
-    out.kv_head_end = info->kv_head_end;
-    out.codec = info->landmark.codec;
-    out.bits = info->landmark.bits;
-    out.chunk = info->landmark.chunk;
-    out.centre = info->landmark.centre;
-    out.expected_tokens = info->expected_tokens;
-    out.writer = info->writer;
-    out.transform = info->transform;
+    lode_block_message(info, &out);
     add.info = &out;
     telling.call.body_case = LODEMARK__CALL__BODY_BLOCK_ADD;
     telling.call.block_add = &add;
@@ -167,7 +177,7 @@ static void page_answered(void *context, uint32_t from, lode_status_t status, co
 static lode_status_t ask_owners(batch_t *batch, outgoing_t *out, bool *asked)
 {
     lode_cluster_h cluster = batch->block->cluster;
-    uint32_t ranks = lode_fabric_ranks(cluster->fabric), candidates[ranks];
+    uint32_t ranks = cluster->place_count, candidates[ranks];
     lode_page_id_t id = {batch->block->info.id, batch->layer, out->page};
     uint32_t count = lode_placement(cluster->places, ranks, id, ranks, candidates);
     while (out->held + out->under_way < batch->block->info.replicas && out->asked < count) {
@@ -222,6 +232,18 @@ static lode_status_t send_pages(batch_t *batch)
     return LODE_OK;
 }
 
+void lode_hint_messages(const lode_page_hint_t *hints, uint32_t count, Lodemark__PageHint *messages,
+                        Lodemark__PageHint **list)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        lodemark__page_hint__init(&messages[i]);
+        messages[i].rank = hints[i].rank;
+        messages[i].size = hints[i].size;
+        messages[i].offset = hints[i].offset;
+        list[i] = &messages[i];
+    }
+}
+
 static lode_status_t send_landmarks(batch_t *batch)
 {
     lode_telling_t tellings[BATCH];
@@ -236,13 +258,7 @@ static lode_status_t send_landmarks(batch_t *batch)
         put->has_mean = out->has_mean;
         put->n_hints = out->held;
         put->hints = out->hint_list;
-        for (uint32_t h = 0; h < out->held; h++) {
-            lodemark__page_hint__init(&out->hint_messages[h]);
-            out->hint_messages[h].rank = out->hints[h].rank;
-            out->hint_messages[h].size = out->hints[h].size;
-            out->hint_messages[h].offset = out->hints[h].offset;
-            out->hint_list[h] = &out->hint_messages[h];
-        }
+        lode_hint_messages(out->hints, out->held, out->hint_messages, out->hint_list);
         tellings[i] =
             (lode_telling_t){.call = LODEMARK__CALL__INIT, .payload = out->payload, .bytes = out->payload_bytes};
         tellings[i].call.body_case = LODEMARK__CALL__BODY_LANDMARK_PUT;
@@ -320,6 +336,7 @@ static void batch_destroy(batch_t *batch)
 
 static lode_status_t spread_pages(batch_t *batch, uint64_t first, uint64_t end)
 {
+    lode_places_refresh(batch->block->cluster);
     while (first < end) {
         batch->count = 0;
         while (first < end && batch->count < BATCH) {

@@ -102,6 +102,12 @@ void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message)
     message->pages = usage.pages;
     message->landmark_bytes = lode_shaped(cluster) ? lode_store_used(cluster->store) : 0;
     message->blocks = blocks;
+    lode_repair_stats_t repair;
+    lode_repair_stats(cluster, &repair);
+    message->filling = repair.filling;
+    message->under_replicated_pages = repair.under_replicated;
+    message->lost_pages = repair.lost;
+    message->repaired_bytes = repair.copied_bytes;
     message->clients = look(&cluster->clients);
     message->steps = look(&cluster->meter.steps);
     message->failed_steps = look(&cluster->meter.failed_steps);

@@ -48,9 +48,13 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->tiles[0].runs,
                                 &step->tiles[0].items,
                                 &step->tiles[0].records,
+                                &step->tiles[0].owners,
+                                &step->tiles[0].owners_at,
                                 &step->tiles[1].runs,
                                 &step->tiles[1].items,
-                                &step->tiles[1].records};
+                                &step->tiles[1].records,
+                                &step->tiles[1].owners,
+                                &step->tiles[1].owners_at};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         lode_buffer_free(buffers[i]);
     free(step);

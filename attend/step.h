@@ -53,9 +53,18 @@ typedef struct lode_run {
     uint32_t block, page_begin, page_end;
 } lode_run_t;
 
+/** Owners of a page, as they were when its fetch began: they may change while it runs. */
+typedef struct lode_owners {
+    lode_page_hint_t hints[LODE_REPLICAS_MAX];
+    uint32_t count;
+} lode_owners_t;
+
 /** A piece of the step that is fetched and attended over at once: some pages, all heads. */
 typedef struct lode_tile {
+    lode_step_state_t *step;
     lode_buffer_t runs, items, records; /**< lode_run_t, lode_fetch_item_t, const uint8_t * */
+    lode_buffer_t owners, owners_at;    /**< lode_owners_t; uint32_t an item: its place there */
+    uint32_t owners_count;
     uint32_t run_count;
     size_t record_count;
     bool lost; /**< some items could not be had: their `landing` is LODE_NOWHERE, their records are NULL */
