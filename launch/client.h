@@ -71,7 +71,7 @@ const char *lode_text_bytes(double bytes, char text[LODE_TEXT_MAX]);
 const char *lode_text_time(double ns, char text[LODE_TEXT_MAX]);
 /** "landmark2:c4:nocentre", as lode_landmark_parse() reads it. */
 const char *lode_text_landmark(const lode_landmark_spec_t *spec, char text[LODE_TEXT_MAX]);
-/** Printable copy of what came from outside: control characters become "?". */
+/** Printable copy of what came from outside: control characters, and what is no UTF-8, become "?". */
 const char *lode_text_plain(const char *from, char *text, size_t room);
 
 extern const lode_client_command_t lode_command_put, lode_command_ls, lode_command_rm, lode_command_stat,

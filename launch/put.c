@@ -44,7 +44,7 @@ static lode_status_t check_name(const char *name)
     if (*name && strlen(name) <= LODE_NAME_MAX && !controls)
         return LODE_OK;
     return lode_fail(LODE_ERR_INVALID, "--name \"%s\": a name is 1 to %d bytes%s", plain, LODE_NAME_MAX,
-                     controls ? " without control characters" : "");
+                     controls ? " of UTF-8 without control characters" : "");
 }
 
 static lode_status_t read_wish(put_t *put)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Numbers and names as people read them. */
 #include <stdio.h>
+#include <string.h>
 
 #include "launch/client.h"
 
@@ -40,11 +41,38 @@ const char *lode_text_landmark(const lode_landmark_spec_t *spec, char text[LODE_
     return text;
 }
 
+/* Bytes of the printable character of UTF-8 that the text begins with; 0 if there is none. */
+static size_t character(const unsigned char *c)
+{
+    static const unsigned char least[] = {[2] = 0xc2, [3] = 0xe0, [4] = 0xf0};
+    size_t length = c[0] < 0x80 ? 1 : c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : 4;
+    if (length == 1)
+        return c[0] >= 32 && c[0] != 127;
+    if (c[0] < least[length] || c[0] > 0xf4)
+        return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((c[i] & 0xc0) != 0x80)
+            return 0;
+    bool control = length == 2 && c[0] == 0xc2 && c[1] < 0xa0;
+    bool overlong = (c[0] == 0xe0 && c[1] < 0xa0) || (c[0] == 0xf0 && c[1] < 0x90);
+    bool surrogate = c[0] == 0xed && c[1] >= 0xa0, beyond = c[0] == 0xf4 && c[1] >= 0x90;
+    return control || overlong || surrogate || beyond ? 0 : length;
+}
+
 const char *lode_text_plain(const char *from, char *text, size_t room)
 {
     size_t n = 0;
-    for (; from[n] && n + 1 < room; n++)
-        text[n] = (unsigned char)from[n] < 32 || from[n] == 127 ? '?' : from[n];
+    while (*from) {
+        size_t length = character((const unsigned char *)from);
+        if (n + (length ? length : 1) >= room)
+            break;
+        if (length)
+            memcpy(text + n, from, length);
+        else
+            text[n] = '?';
+        n += length ? length : 1;
+        from += length ? length : 1;
+    }
     text[n] = 0;
     return text;
 }

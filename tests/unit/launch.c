@@ -392,6 +392,24 @@ Test(text, numbers_have_units)
     cr_assert(strcmp(lode_text_time(3.2e9, text), "3.20 s") == 0);
 }
 
+Test(text, only_printable_utf8_is_shown)
+{
+    static const struct {
+        const char *from, *shown;
+    } rows[] = {{"doc", "doc"},
+                {"\xc3\xbcn \xe5\x90\x8d \xf0\x9f\x99\x82", "\xc3\xbcn \xe5\x90\x8d \xf0\x9f\x99\x82"},
+                {"a\033[2Jb\x7f", "a?[2Jb?"},
+                {"\xc2\x9b", "??"},      /* a control character of two bytes */
+                {"\xc0\xaf", "??"},      /* overlong */
+                {"\xed\xa0\x80", "???"}, /* half of a pair */
+                {"\xff\xfe", "??"},
+                {"a\xe5\x90", "a??"}}; /* cut off */
+    char text[32];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        cr_assert(strcmp(lode_text_plain(rows[i].from, text, sizeof text), rows[i].shown) == 0, "row %zu: %s", i, text);
+    cr_assert(strcmp(lode_text_plain("abc\xc3\xbc", text, 5), "abc") == 0, "a character was cut");
+}
+
 Test(text, landmarks_are_read_back)
 {
     static const char *const kinds[] = {"landmark2",      "landmark4:c8",       "landmark2:higgs:nocentre",
