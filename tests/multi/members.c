@@ -338,6 +338,31 @@ static void case_stale(void)
     CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the process that joined ended with %x", status);
 }
 
+/* The last rank's host is cut off and mended from outside, see tests/cluster/members. */
+static void case_cut(void)
+{
+    uint32_t victim = pages.ranks - 1;
+    sleep(3);
+    if (pages.rank == 0) {
+        printf("ready\n");
+        fflush(stdout);
+    }
+    if (pages.rank == victim) {
+        WAIT(lode_fabric_fenced(pages.fabric));
+        CHECK(call_some(pages.rank) == LODE_ERR_PEER_LOST, "a fenced rank serves");
+        WAIT(lode_fabric_expelled(pages.fabric));
+        return;
+    }
+    WAIT(!lode_fabric_alive(pages.fabric, victim));
+    WAIT(lode_fabric_epoch(pages.fabric) == 2);
+    CHECK(!lode_fabric_fenced(pages.fabric), "fenced");
+    for (uint32_t r = 0; r < victim; r++)
+        CHECK(call_some(r) == LODE_OK, "call to rank %u", r);
+    sleep(5);
+    CHECK(lode_fabric_epoch(pages.fabric) == 2, "%u", lode_fabric_epoch(pages.fabric));
+    say();
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -349,7 +374,8 @@ static const struct {
              {"stopped-decider", case_stopped_decider, 0},
              {"rejoin", case_rejoin, 0},
              {"grow", case_grow, 1},
-             {"stale", case_stale, 0}};
+             {"stale", case_stale, 0},
+             {"cut", case_cut, 0}};
 
 static lode_status_t open_all(uint32_t more)
 {
