@@ -184,6 +184,7 @@ struct lode_fabric {
     _Atomic uint64_t lease_until_ns;
     _Atomic bool expelled, stirred; /**< stirred: the membership has something to do */
     _Atomic bool leaving;           /**< endpoint errors are goodbyes from now on */
+    _Atomic bool parting;           /**< connections are not opened any more */
     const char *path;
     char path_reason[192];
     /* UCX */

@@ -90,6 +90,9 @@ ucp_ep_h fabric_slot_beats(lode_fabric_h fabric, uint32_t slot)
     fabric_link_t *link = &fabric->peers[slot].beats;
     if (link->closed || link->failed || link->ep || !fabric->slots[slot].blob)
         return link->failed ? NULL : link->ep;
+    /* With a connection half made when the worker goes, UCX aborts: none is opened by or to one that leaves. */
+    if (atomic_load(&fabric->parting) || atomic_load(&fabric->goodbye[slot]) == link->incarnation)
+        return NULL;
     if (fabric_link_create(link, fabric->service_worker, fabric->slots[slot].blob) != LODE_OK) {
         lode_debug("heartbeats to rank %u: %s", slot, lode_error_message());
         link->closed = true;
