@@ -24,7 +24,9 @@ lode_status_t lode_tail_write(lode_block_h block, uint32_t layer, uint64_t token
     uint32_t dim = block->cluster->geometry.head_dim;
     size_t record_bytes = lode_record_bytes(LODE_FORMAT_BF16, dim), vector = dim * lode_dtype_bytes(dtype);
     size_t old = tail->tokens * tail_token_bytes(block);
-    LODE_TRY(lode_buffer_extend(&tail->records, old + tokens * tail_token_bytes(block), old));
+    uint64_t room = tail->tokens + tokens; /* a page at once, so that steps that write do not allocate */
+    room = room > LODE_PAGE_TOKENS ? room : LODE_PAGE_TOKENS;
+    LODE_TRY(lode_buffer_extend(&tail->records, room * tail_token_bytes(block), old));
     uint8_t *record = (uint8_t *)tail->records.data + old;
     float key[LODE_MAX_DIM], value[LODE_MAX_DIM];
     for (uint64_t i = 0; i < tokens * block->heads; i++, record += record_bytes) {
