@@ -130,7 +130,9 @@ static bool session_turn(service_h service, server_session_t *session)
 static bool engine_round(service_h service)
 {
     bool any = false;
-    uint32_t count = service->params.clients;
+    uint32_t count = atomic_load_explicit(&service->slots, memory_order_acquire);
+    if (count == 0)
+        return false;
     for (uint32_t i = 0; i < count && !atomic_load_explicit(&service->stop, memory_order_relaxed); i++)
         any |= session_turn(service, &service->sessions[(service->turn + i) % count]);
     service->turn = (service->turn + 1) % count;

@@ -283,6 +283,8 @@ static void welcome(service_h service, server_link_t *link, const Lodemark__Hell
     link->session = session;
     session->link = link;
     session->mailbox_serial = 0;
+    if (session->slot >= atomic_load(&service->slots))
+        atomic_store_explicit(&service->slots, session->slot + 1, memory_order_release);
     atomic_store(&session->call, SERVER_IDLE);
     put_welcome(service, link, hello, id);
     atomic_fetch_add(&service->cluster->clients, 1);
@@ -488,7 +490,7 @@ static void look_at_sessions(service_h service)
     uint64_t ignored;
     if (read(service->wake, &ignored, sizeof ignored) < 0 && errno != EAGAIN)
         lode_debug("the front's bell: %m");
-    for (uint32_t i = 0; i < service->params.clients; i++) {
+    for (uint32_t i = 0; i < atomic_load(&service->slots); i++) {
         server_session_t *session = &service->sessions[i];
         if (session->link && atomic_load_explicit(&session->call, memory_order_acquire) == SERVER_DONE)
             link_send(service, session->link);

@@ -123,6 +123,7 @@ struct service {
     uint32_t rank_count;
     char host[64];              /* as mailbox_host() says */
     server_session_t *sessions; /* (params.clients) */
+    _Atomic uint32_t slots;     /* of the sessions, that were ever used: the first ones */
     _Atomic uint64_t staging;   /* bytes in use */
     mailbox_bell_t *bell;
     int bell_fd;
