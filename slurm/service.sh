@@ -88,14 +88,14 @@ running() { kill -0 "$service" 2> /dev/null && [[ -n $(squeue --noheader --steps
 stop_service() {
     local status=$? end
     trap - EXIT TERM
-    scancel --quiet --signal=TERM "${service_steps[@]}" || true
+    scancel --quiet --signal=TERM "${service_steps[@]}" 2> /dev/null || true
     for ((end = SECONDS + ${LODEMARK_STOP_S:-30}; SECONDS < end; )); do
         running || break
         sleep 0.5
     done
     if running; then
         say "the service did not end in ${LODEMARK_STOP_S:-30} s and is killed" >&2
-        scancel --quiet --signal=KILL "${service_steps[@]}" || true
+        scancel --quiet --signal=KILL "${service_steps[@]}" 2> /dev/null || true
         sleep 1
     fi
     # srun of Slurm 22.05 may wait for ever for a thread of its own when the parts of a heterogeneous step end at once
