@@ -113,6 +113,7 @@ void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message)
     message->failed_steps = look(&cluster->meter.failed_steps);
     message->fetched_bytes = look(&cluster->meter.fetched_bytes);
     rates(&cluster->meter, &message->steps_per_second, &message->fetched_bytes_per_second);
+    lode_fabric_served(fabric, &message->served_bytes, &message->served_bytes_per_second);
     percentiles(&cluster->meter, message);
 }
 

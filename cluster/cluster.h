@@ -94,6 +94,11 @@ typedef struct lode_link_stats {
 
 /** Any thread. All zero for this rank itself and for one without a process. */
 void lode_fabric_link_stats(lode_fabric_h fabric, uint32_t rank, lode_link_stats_t *stats);
+/**
+ * Records that this rank packed for others since its start, and a second over the last ones. Any thread.
+ * Others that read its arena by themselves (one-sided) leave no trace here: theirs is the bytes_in.
+ */
+void lode_fabric_served(lode_fabric_h fabric, uint64_t *bytes, double *bytes_per_second);
 
 /* ------------------------------------------------------------------- create */
 

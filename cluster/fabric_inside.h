@@ -152,6 +152,15 @@ typedef struct fabric_counters {
     _Atomic uint64_t refused;
 } fabric_counters_t;
 
+enum { FABRIC_SERVED_SECONDS = 8 };
+/** Records packed for others; the service thread writes. */
+typedef struct fabric_served {
+    _Atomic uint64_t bytes;
+    struct {
+        _Atomic uint64_t second, bytes; /**< of the clock; in it */
+    } seconds[FABRIC_SERVED_SECONDS];
+} fabric_served_t;
+
 typedef struct fabric_call fabric_call_t;
 typedef struct fabric_request fabric_request_t;
 typedef struct fabric_fetching fabric_fetching_t;
@@ -215,6 +224,7 @@ struct lode_fabric {
     message_bump_t bump;
     _Alignas(16) uint8_t bump_memory[FABRIC_BUMP_BYTES];
     fabric_counters_t counters;
+    fabric_served_t served;
     fabric_farewell_t farewell;
     struct {
         void *base;

@@ -229,6 +229,33 @@ static service_fetch_t *next_fetch(lode_fabric_h fabric, service_answer_t **answ
     return fetch;
 }
 
+/* One thread writes, others add up: a second's place is emptied before it counts for its new second. */
+static void count_served(lode_fabric_h fabric, uint64_t bytes)
+{
+    fabric_served_t *served = &fabric->served;
+    uint64_t second = lode_now_ns() / 1000000000u;
+    size_t place = second % FABRIC_SERVED_SECONDS;
+    if (atomic_load_explicit(&served->seconds[place].second, memory_order_relaxed) != second) {
+        atomic_store_explicit(&served->seconds[place].bytes, 0, memory_order_relaxed);
+        atomic_store_explicit(&served->seconds[place].second, second, memory_order_relaxed);
+    }
+    atomic_fetch_add_explicit(&served->seconds[place].bytes, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&served->bytes, bytes, memory_order_relaxed);
+}
+
+void lode_fabric_served(lode_fabric_h fabric, uint64_t *bytes, double *bytes_per_second)
+{
+    const fabric_served_t *served = &fabric->served;
+    uint64_t now = lode_now_ns() / 1000000000u, sum = 0;
+    for (size_t i = 0; i < FABRIC_SERVED_SECONDS; i++) {
+        uint64_t second = atomic_load_explicit(&served->seconds[i].second, memory_order_relaxed);
+        if (second < now && second + FABRIC_SERVED_SECONDS > now) /* full seconds that are over */
+            sum += atomic_load_explicit(&served->seconds[i].bytes, memory_order_relaxed);
+    }
+    *bytes = atomic_load_explicit(&served->bytes, memory_order_relaxed);
+    *bytes_per_second = (double)sum / (FABRIC_SERVED_SECONDS - 1);
+}
+
 bool owner_pump(lode_fabric_h fabric)
 {
     fabric_service_t *service = fabric->service;
@@ -255,6 +282,7 @@ bool owner_pump(lode_fabric_h fabric)
     }
     service_send(fabric, fetch->from, FABRIC_AM_FETCH_REPLY, answer,
                  lodemark__fetch_reply__pack(&reply, answer->header), bytes);
+    count_served(fabric, bytes);
     fetch->next = service->fetches_free;
     service->fetches_free = fetch;
     return true;

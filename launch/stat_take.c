@@ -89,6 +89,8 @@ static void judge(lode_stat_t *stat)
 {
     for (uint32_t rank = 0; rank < stat->ranks; rank++)
         judge_rank(stat, rank);
+    if (stat->alive < stat->ranks && !stat->total.lost_pages && !stat->total.under_replicated_pages)
+        say(stat->trouble, sizeof stat->trouble, "every page has its owners");
     if (stat->total.lost_pages)
         say(stat->trouble, sizeof stat->trouble,
             "%" PRIu64 " pages have no living owner: put their blocks again, with more --replicas",
