@@ -7,7 +7,7 @@
 #include "bench/progress.h"
 #include "launch/attend.h"
 
-enum { NAP_US = 10000 };
+enum { NAP_US = 10000, TRIES = 3 };
 /* Without a single success for so long, the rest would fail as well. */
 #define GIVE_UP_NS (UINT64_C(30) * 1000000000u)
 
@@ -32,8 +32,11 @@ static lode_status_t take_choice(lode_attend_t *a, lode_check_t *check)
     return LODE_OK;
 }
 
-/* The first whole output of a call is kept, and every later one must be the same bit by bit. */
-static lode_status_t keep(lode_attend_t *a, size_t call, float lost)
+/*
+ * The first whole output of a call is kept, and every later one must be the same bit by bit. It is kept with what was
+ * chosen for it, which only the rank of the step can say: when that died in between, there is nothing to keep.
+ */
+static void keep(lode_attend_t *a, size_t call, float lost)
 {
     size_t row = lode_attend_row(a);
     float *kept = a->out + call * row;
@@ -43,14 +46,12 @@ static lode_status_t keep(lode_attend_t *a, size_t call, float lost)
     }
     if (a->kept[call] == LODE_KEPT_WHOLE) {
         a->wrong_steps += !(lost > 0) && memcmp(kept, a->step_out, row * sizeof *kept) != 0;
-        return LODE_OK;
+        return;
     }
-    if (lost > 0 && a->kept[call] == LODE_KEPT_LOSSY)
-        return LODE_OK;
-    LODE_TRY(take_choice(a, &a->checks[call]));
+    if ((lost > 0 && a->kept[call] == LODE_KEPT_LOSSY) || take_choice(a, &a->checks[call]) != LODE_OK)
+        return;
     memcpy(kept, a->step_out, row * sizeof *kept);
     a->kept[call] = lost > 0 ? LODE_KEPT_LOSSY : LODE_KEPT_WHOLE;
-    return LODE_OK;
 }
 
 static void count(lode_attend_t *a, const lode_step_stats_t *stats, uint64_t ns)
@@ -67,7 +68,8 @@ static void count(lode_attend_t *a, const lode_step_stats_t *stats, uint64_t ns)
     a->retries += (double)stats->retries;
 }
 
-static lode_status_t step(lode_attend_t *a, size_t call, uint64_t begin)
+/* One step of a call. Its time counts until its output is there, or its failure. */
+static lode_status_t step(lode_attend_t *a, size_t call, uint64_t run_begin)
 {
     uint32_t layers = a->source.geometry.layers;
     float lost = 0;
@@ -79,9 +81,17 @@ static lode_status_t step(lode_attend_t *a, size_t call, uint64_t begin)
                             .q = a->q + call * lode_attend_row(a),
                             .out = a->step_out,
                             .lost_share = &lost};
-    LODE_TRY(lode_step(a->client->cluster, (uint32_t)(call % layers), &stream, 1, &stats));
-    count(a, &stats, lode_now_ns() - begin);
-    return keep(a, call, lost);
+    uint64_t begin = lode_now_ns();
+    lode_status_t status = lode_step(a->client->cluster, (uint32_t)(call % layers), &stream, 1, &stats);
+    uint64_t ns = lode_now_ns() - begin;
+    if (ns > a->longest_ns) {
+        a->longest_ns = ns;
+        a->longest_at_ns = begin - run_begin;
+    }
+    LODE_TRY(status);
+    count(a, &stats, ns);
+    keep(a, call, lost);
+    return LODE_OK;
 }
 
 static void note_failure(lode_attend_t *a, size_t call, lode_status_t status)
@@ -103,31 +113,37 @@ static bool is_over(const lode_attend_t *a, uint64_t begin, uint64_t now)
     return a->finished_passes >= a->passes;
 }
 
+/* The next call, or this one again if its step gave an output that could not be kept, but not for ever. */
+static void advance(lode_attend_t *a, lode_status_t status, size_t *call, uint32_t *tries)
+{
+    if (status == LODE_OK && a->kept[*call] == LODE_KEPT_NOTHING && ++*tries < TRIES)
+        return;
+    *tries = 0;
+    if (++*call == a->calls) {
+        *call = 0;
+        a->finished_passes++;
+    }
+}
+
 lode_status_t lode_attend_run(lode_attend_t *a)
 {
     lode_progress_t progress;
     uint64_t begin = lode_now_ns(), now = begin, success = begin;
+    size_t call = 0;
+    uint32_t tries = 0;
     lode_progress_begin(&progress, "attend", a->loop_ns ? a->loop_ns : a->passes * a->calls);
-    for (size_t call = 0; !is_over(a, begin, now);) {
-        lode_status_t status = step(a, call, now);
-        uint64_t end = lode_now_ns();
-        if (end - now > a->longest_ns) {
-            a->longest_ns = end - now;
-            a->longest_at_ns = now - begin;
-        }
-        if (status == LODE_OK)
-            success = end;
-        else
-            note_failure(a, call, status);
-        a->steps++;
-        a->gave_up = status != LODE_OK && end - success > GIVE_UP_NS;
-        if (status != LODE_OK)
-            usleep(NAP_US); /* what fails at once would else fail a million times */
-        if (++call == a->calls) {
-            call = 0;
-            a->finished_passes++;
-        }
+    while (!is_over(a, begin, now)) {
+        lode_status_t status = step(a, call, begin);
         now = lode_now_ns();
+        if (status == LODE_OK) {
+            success = now;
+        } else {
+            note_failure(a, call, status);
+            a->gave_up = now - success > GIVE_UP_NS;
+            usleep(NAP_US); /* what fails at once would else fail a million times */
+        }
+        a->steps++;
+        advance(a, status, &call, &tries);
         lode_progress_at(&progress, a->loop_ns ? now - begin : a->steps);
     }
     lode_progress_end(&progress);
