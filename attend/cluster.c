@@ -24,10 +24,11 @@ static lode_status_t agree_on_geometry(lode_cluster_h cluster, const lode_geomet
 
 /* -------------------------------------------------------------------- parts */
 
-static lode_status_t create_fabric(lode_cluster_h cluster, const lode_options_t *options, lode_status_t local)
+/* @p local: what came of preparing, which params need. Texts are borrowed from the options. */
+static lode_fabric_params_t fabric_params(lode_cluster_h cluster, const lode_options_t *options, lode_status_t local)
 {
     const char *path = lode_options_get(options, "path");
-    lode_fabric_params_t params = {
+    return (lode_fabric_params_t){
         .node = lode_options_get(options, "node"),
         .arena_bytes = lode_options_count(options, "arena"),
         .path = strcmp(path, "one-sided") == 0 ? LODE_PATH_ONE_SIDED
@@ -50,7 +51,6 @@ static lode_status_t create_fabric(lode_cluster_h cluster, const lode_options_t 
                      .crc32c = local == LODE_OK ? cluster->ops->crc32c : NULL},
         .context = cluster,
     };
-    return lode_fabric_create(&params, local, &cluster->fabric);
 }
 
 /* The mapping is made now, while all ranks of the node can be waited for; its layout follows the geometry. */
@@ -89,12 +89,10 @@ static lode_status_t prepare_locally(lode_cluster_h cluster, const lode_options_
     return LODE_OK;
 }
 
-/* Each part ends with all ranks knowing whether all succeeded. */
-static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options, const lode_geometry_t *geometry)
+/* What needs the fabric. */
+static lode_status_t create_parts(lode_cluster_h cluster, const lode_options_t *options)
 {
-    LODE_TRY(create_fabric(cluster, options, prepare_locally(cluster, options, geometry)));
     lode_log_rank((int)lode_fabric_rank(cluster->fabric));
-    LODE_TRY(agree_on_geometry(cluster, geometry));
     lode_status_t status = lode_places_create(cluster, lode_options_get(options, "failure-domain"));
     if (status == LODE_OK)
         status = lode_repair_create(cluster, lode_options_count(options, "repair-rate"));
@@ -102,7 +100,17 @@ static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options,
         status = lode_shard_create(lode_fabric_arena(cluster->fabric), lode_options_count(options, "arena"),
                                    &cluster->shard);
     LODE_TRY(lode_fabric_worst(cluster->fabric, status));
-    LODE_TRY(map_store(cluster, options));
+    return map_store(cluster, options);
+}
+
+/* Each part ends with all ranks knowing whether all succeeded. */
+static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options, const lode_geometry_t *geometry)
+{
+    lode_status_t local = prepare_locally(cluster, options, geometry);
+    lode_fabric_params_t params = fabric_params(cluster, options, local);
+    LODE_TRY(lode_fabric_create(&params, local, &cluster->fabric));
+    LODE_TRY(agree_on_geometry(cluster, geometry));
+    LODE_TRY(create_parts(cluster, options));
     if (geometry)
         LODE_TRY(shape_together(cluster, geometry));
     return lode_fabric_start(cluster->fabric);
@@ -168,6 +176,35 @@ lode_status_t lode_cluster_join(lode_config_h config, const lode_geometry_t *geo
         lode_info("fetch path %s: %s", path, reason);
     *out = cluster;
     return LODE_OK;
+}
+
+lode_status_t lode_cluster_prepare(lode_config_h config, lode_cluster_h *out, void **card, size_t *card_bytes)
+{
+    lode_cluster_h cluster = calloc(1, sizeof *cluster);
+    if (!cluster)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a cluster's handle");
+    cluster->calls = &lode_local_calls;
+    cluster->started_ns = lode_now_ns();
+    const lode_options_t *options = lode_config_options(config);
+    lode_status_t status = prepare_locally(cluster, options, NULL);
+    lode_fabric_params_t params = fabric_params(cluster, options, status);
+    if (status == LODE_OK)
+        status = lode_fabric_prepare(&params, &cluster->fabric, card, card_bytes);
+    if (status != LODE_OK) {
+        free_parts(cluster);
+        return status;
+    }
+    *out = cluster;
+    return LODE_OK;
+}
+
+lode_status_t lode_cluster_enter(lode_cluster_h cluster, lode_config_h config, const void *invitation, size_t bytes)
+{
+    const lode_options_t *options = lode_config_options(config);
+    LODE_TRY(lode_fabric_enter(cluster->fabric, invitation, bytes));
+    atomic_store(&cluster->filling, true);
+    LODE_TRY(create_parts(cluster, options));
+    return lode_fabric_start(cluster->fabric);
 }
 
 static lode_status_t local_leave(lode_cluster_h *handle)

@@ -147,6 +147,7 @@ static void send_fill(lode_fill_t *fill, bool done)
     Lodemark__Fill message = LODEMARK__FILL__INIT;
     Lodemark__Call call = LODEMARK__CALL__INIT;
     message.done = done;
+    message.split = atomic_load(&fill->cluster->split);
     call.body_case = LODEMARK__CALL__BODY_FILL;
     call.fill = &message;
     fill->accepted = false;

@@ -67,9 +67,9 @@ struct lode_cluster {
     uint32_t *incarnations; /**< (capacity) of then; 0: not alive */
     bool *newcomers;        /**< (capacity) joined later, and not known to have all landmarks yet */
     bool *changed;          /**< (capacity) went or came, and lode_local_tend() has not seen to it */
-    bool places_split;      /**< every rank is a failure domain of its own */
+    _Atomic bool split;     /**< every rank is a failure domain of its own; who joins is told */
+    bool places_split;      /**< as places have it */
     uint32_t domains;       /**< distinct failure domains */
-    bool service_mode;      /**< blocks whose writer is lost unsealed are nobody's: drop them */
     _Atomic bool filling;   /**< this process joined later; landmarks still come in */
     uint64_t missed_ns;     /**< filling: when a message could not be used yet, last; the service's */
     uint64_t fill_began_ns; /**< filling: when the running pass began; the service's */
@@ -128,6 +128,16 @@ struct lode_view {
     lode_policy_t policy;
     uint32_t chunk;
 };
+
+/* ---------------------------------------------------------------- cluster.c */
+
+/*
+ * How a process that MPI did not start becomes a rank: prepare, give the card to lode_fabric_admit() on a rank, enter
+ * by the invitation that comes back. It begins without geometry and blocks; tending by all ranks brings them, and
+ * until then it is filling. If entering fails, lode_cluster_leave().
+ */
+lode_status_t lode_cluster_prepare(lode_config_h config, lode_cluster_h *cluster, void **card, size_t *card_bytes);
+lode_status_t lode_cluster_enter(lode_cluster_h cluster, lode_config_h config, const void *invitation, size_t bytes);
 
 /* ------------------------------------------------------------------ shape.c */
 

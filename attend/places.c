@@ -26,6 +26,7 @@ static uint32_t incarnation_now(lode_cluster_h cluster, uint32_t rank)
 static void take_places(lode_cluster_h cluster)
 {
     const lode_member_t *members = lode_fabric_members(cluster->fabric);
+    cluster->places_split = atomic_load(&cluster->split);
     for (uint32_t i = 0; i < cluster->place_count; i++) {
         uint64_t node = cluster->places_split ? lode_mix(members[i].node, i + 1) : members[i].node;
         cluster->places[i] = (lode_place_t){node, cluster->incarnations[i] ? members[i].arena_bytes : 0};
@@ -49,7 +50,7 @@ lode_status_t lode_places_create(lode_cluster_h cluster, const char *domain)
         cluster->incarnations[i] = incarnation_now(cluster, i);
     take_places(cluster);
     bool few = strcmp(domain, "auto") == 0 && cluster->domains < cluster->replicas;
-    cluster->places_split = few || strcmp(domain, "rank") == 0;
+    atomic_store(&cluster->split, few || strcmp(domain, "rank") == 0);
     if (few && lode_fabric_rank(cluster->fabric) == 0)
         lode_info("%u replicas on %u nodes: owners of a page are different ranks, not different nodes",
                   cluster->replicas, cluster->domains);
@@ -68,7 +69,7 @@ void lode_places_destroy(lode_cluster_h cluster)
 void lode_places_refresh(lode_cluster_h cluster)
 {
     uint32_t ranks = lode_fabric_ranks(cluster->fabric);
-    bool any = ranks != cluster->place_count;
+    bool any = ranks != cluster->place_count || atomic_load(&cluster->split) != cluster->places_split;
     for (uint32_t i = 0; i < ranks; i++) {
         uint32_t now = incarnation_now(cluster, i);
         if (now == cluster->incarnations[i])

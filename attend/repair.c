@@ -464,33 +464,16 @@ static void run_jobs(lode_repair_t *repair)
 
 /* -------------------------------------------------------------------- looking */
 
-/* A block that no process can seal any more. */
-static bool is_orphan(lode_cluster_h cluster, const lode_block_info_t *info)
-{
-    uint32_t incarnation = (uint32_t)(info->id >> 32) & 0xffff;
-    return !lode_fabric_alive(cluster->fabric, info->writer) ||
-           (lode_fabric_incarnation(cluster->fabric, info->writer) & 0xffff) != incarnation;
-}
-
-static void drop_orphan(lode_cluster_h cluster, const lode_block_info_t *info, lode_block_state_t state)
-{
-    if (!cluster->service_mode || state != LODE_BLOCK_OPEN || !is_orphan(cluster, info) ||
-        lode_leader(cluster) != lode_fabric_rank(cluster->fabric))
-        return;
-    if (lode_spread_drop(cluster, info->id) == LODE_OK)
-        lode_warn("block \"%s\" is dropped: rank %u was lost before it was sealed", info->name, info->writer);
-}
-
 static uint32_t pages_of(lode_cluster_h cluster, uint32_t slot, uint32_t layer)
 {
     return (uint32_t)((lode_store_tokens(cluster->store, slot, layer) + LODE_PAGE_TOKENS - 1) / LODE_PAGE_TOKENS);
 }
 
-static bool is_live(lode_cluster_h cluster, uint32_t slot, lode_block_info_t *info, lode_block_state_t *state)
+static bool is_live(lode_cluster_h cluster, uint32_t slot, lode_block_info_t *info)
 {
     *info = *lode_store_info(cluster->store, slot);
-    *state = lode_store_state(cluster->store, slot, info->id);
-    return *state == LODE_BLOCK_OPEN || *state == LODE_BLOCK_SEALED;
+    lode_block_state_t state = lode_store_state(cluster->store, slot, info->id);
+    return state == LODE_BLOCK_OPEN || state == LODE_BLOCK_SEALED;
 }
 
 /* On from where the look stands. @return false when it has to be broken off: time, jobs or bandwidth are used up. */
@@ -536,12 +519,9 @@ static bool look_on(lode_repair_t *repair, uint64_t end_ns)
 {
     lode_cluster_h cluster = repair->cluster;
     lode_block_info_t info;
-    lode_block_state_t state;
     for (; repair->slot < lode_store_slots(cluster->store); repair->slot++, repair->layer = repair->page = 0) {
-        if (!is_live(cluster, repair->slot, &info, &state))
+        if (!is_live(cluster, repair->slot, &info))
             continue;
-        if (repair->layer == 0 && repair->page == 0)
-            drop_orphan(cluster, &info, state);
         if (!look_at_block(repair, &info, end_ns))
             return false;
     }
@@ -573,10 +553,9 @@ static void count_all(lode_repair_t *repair)
 {
     lode_cluster_h cluster = repair->cluster;
     lode_block_info_t info;
-    lode_block_state_t state;
     tally_t tally = {0};
     for (uint32_t slot = 0; slot < lode_store_slots(cluster->store); slot++) {
-        if (!is_live(cluster, slot, &info, &state))
+        if (!is_live(cluster, slot, &info))
             continue;
         for (uint32_t layer = 0; layer < cluster->geometry.layers; layer++)
             for (uint32_t page = 0, pages = pages_of(cluster, slot, layer); page < pages; page++) {

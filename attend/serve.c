@@ -114,6 +114,7 @@ static lode_status_t missed(lode_cluster_h cluster, Lodemark__Reply *reply)
 static lode_status_t serve_fill(lode_cluster_h cluster, const Lodemark__Fill *message, Lodemark__Reply *reply)
 {
     const uint64_t settled_ns = 1000000000u;
+    atomic_store(&cluster->split, message->split);
     if (!message->done)
         cluster->fill_began_ns = lode_now_ns();
     else if (cluster->fill_began_ns &&

@@ -2,15 +2,19 @@
 /*
  * repair CASE DIRECTORY: k owners a page are restored after ranks have died, and pages are in the right places again.
  * Needs four ranks. Ranks that saw what they should print "rank N: right". They wait for one another by files in
- * the directory, because MPI's collectives would wait for the dead as well.
+ * the directory, because MPI's collectives would wait for the dead as well. With --join FD DIRECTORY it is a process
+ * that takes a dead rank's place, outside of MPI.
  */
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
 #include <mpi.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "attend/inside.h"
@@ -128,24 +132,35 @@ static void put_block(uint32_t b)
         MUST(lode_block_open(cluster, name, &blocks[b]));
 }
 
-static void set_up(const char *small_rank)
+static void make_view(void)
 {
-    lode_geometry_t geometry = {
-        .layers = LAYERS, .query_heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .rope = {.theta = 10000}};
+    lode_view_params_t params = {blocks, NULL, BLOCKS, -1, 0, {.select = LODE_SELECT_DENSE}};
+    MUST(lode_view_create(cluster, &params, &view));
+}
+
+static lode_config_h configure(const char *arena)
+{
     lode_config_h config;
     MUST(lode_config_create(&config));
-    MUST(lode_config_set(config, "arena", small_rank && atoi(small_rank) == rank ? "256KiB" : "16MiB"));
+    MUST(lode_config_set(config, "arena", arena));
     MUST(lode_config_set(config, "landing", "1MiB"));
     MUST(lode_config_set(config, "hot-cache", "0"));
     MUST(lode_config_set(config, "path", "batched"));
     MUST(lode_config_set(config, "replicas", "2"));
     MUST(lode_config_set(config, "fetch-deadline", "5000"));
+    return config;
+}
+
+static void set_up(const char *small_rank)
+{
+    lode_geometry_t geometry = {
+        .layers = LAYERS, .query_heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .rope = {.theta = 10000}};
+    lode_config_h config = configure(small_rank && atoi(small_rank) == rank ? "256KiB" : "16MiB");
     MUST(lode_cluster_join(config, &geometry, &cluster));
     lode_config_destroy(&config);
     for (uint32_t b = 0; b < BLOCKS; b++)
         put_block(b);
-    lode_view_params_t params = {blocks, NULL, BLOCKS, -1, 0, {.select = LODE_SELECT_DENSE}};
-    MUST(lode_view_create(cluster, &params, &view));
+    make_view();
     for (uint32_t layer = 0; layer < LAYERS; layer++)
         step(layer, expected[layer]);
     MPI_Barrier(MPI_COMM_WORLD);
@@ -293,6 +308,158 @@ static void healed(void)
     meet("done");
 }
 
+/* ------------------------------------------------------------- who joins later */
+
+static void send_bytes(int to, const void *data, size_t bytes)
+{
+    uint64_t size = bytes;
+    CHECK(write(to, &size, sizeof size) == sizeof size, "write");
+    for (size_t at = 0; at < bytes;) {
+        ssize_t wrote = write(to, (const uint8_t *)data + at, bytes - at);
+        if (wrote <= 0)
+            break;
+        at += (size_t)wrote;
+    }
+}
+
+static void *receive_bytes(int from, size_t *bytes)
+{
+    uint64_t size = 0;
+    uint8_t *data = NULL;
+    if (read(from, &size, sizeof size) != sizeof size || size > 1 << 24 || !(data = malloc(size)))
+        _exit(1);
+    for (size_t at = 0; at < size;) {
+        ssize_t got = read(from, data + at, size - at);
+        if (got <= 0)
+            _exit(1);
+        at += (size_t)got;
+    }
+    *bytes = size;
+    return data;
+}
+
+static const char *self_path;
+
+static pid_t let_in(void)
+{
+    int ends[2];
+    pid_t pid;
+    char number[16];
+    size_t card_bytes, bytes;
+    void *invitation;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    snprintf(number, sizeof number, "%d", ends[1]);
+    char *arguments[] = {(char *)self_path, "--join", number, (char *)directory, NULL};
+    CHECK(posix_spawn(&pid, self_path, NULL, NULL, arguments, environ) == 0, "spawn");
+    close(ends[1]);
+    void *card = receive_bytes(ends[0], &card_bytes);
+    MUST(lode_fabric_admit(cluster->fabric, card, card_bytes, &invitation, &bytes));
+    send_bytes(ends[0], invitation, bytes);
+    send_bytes(ends[0], expected, sizeof expected);
+    free(card);
+    free(invitation);
+    close(ends[0]);
+    return pid;
+}
+
+static void restored_with_newcomer(void)
+{
+    tend_until_restored(true);
+    meet("filled");
+    owners_are_right(2);
+    steps_are_right("with all four again");
+    meet("looked");
+    kill_rank(2);
+    steps_are_right("after the second death");
+    tend_until_restored(true);
+    meet("restored");
+    owners_are_right(2);
+    steps_are_right("in the end");
+    meet("done");
+}
+
+/* A rank dies; a process that knows nothing takes its place, is filled, and takes part like all others. */
+static void joined(void)
+{
+    enum { NEW = 1 };
+    pid_t pid = 0;
+    int status = 0;
+    kill_rank(NEW);
+    tend_until_restored(true);
+    meet("alone");
+    if (rank == 0)
+        pid = let_in();
+    uint64_t begin = lode_now_ns();
+    while (!lode_fabric_alive(cluster->fabric, NEW) && seconds_since(begin) < 20)
+        tend();
+    CHECK(lode_fabric_incarnation(cluster->fabric, NEW) == 2, "nobody joined");
+    dead[NEW] = false;
+    if (rank == 2) { /* while it is filled */
+        lode_block_params_t params = {.name = "late", .format = LODE_FORMAT_BF16};
+        lode_block_h late;
+        float *k = tensor(1, TOKENS * KV_HEADS * DIM);
+        MUST(lode_landmark_parse("landmark2", &params.landmark));
+        MUST(lode_block_create(cluster, &params, &late));
+        for (uint32_t layer = 0; layer < LAYERS; layer++)
+            MUST(lode_block_append(late, layer, TOKENS, LODE_FP32, k, k));
+        MUST(lode_block_seal(late));
+        free(k);
+        meet("late");
+        MUST(lode_block_drop(&late));
+    } else {
+        meet("late");
+    }
+    meet("dropped");
+    restored_with_newcomer();
+    if (rank == 0)
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the process that joined ended with %x", status);
+}
+
+static int newcomer(int channel)
+{
+    void *card;
+    size_t bytes, expected_bytes;
+    char name[16];
+    uint64_t tokens, begin = lode_now_ns();
+    lode_block_h late;
+    lode_config_h config = configure("16MiB");
+    MUST(lode_cluster_prepare(config, &cluster, &card, &bytes));
+    send_bytes(channel, card, bytes);
+    free(card);
+    void *invitation = receive_bytes(channel, &bytes), *outputs = receive_bytes(channel, &expected_bytes);
+    MUST(lode_cluster_enter(cluster, config, invitation, bytes));
+    memcpy(expected, outputs, sizeof expected);
+    free(invitation);
+    free(outputs);
+    lode_config_destroy(&config);
+    rank = (int)lode_fabric_rank(cluster->fabric);
+    ranks = (int)lode_fabric_ranks(cluster->fabric);
+    while (atomic_load(&cluster->filling) && seconds_since(begin) < 30)
+        tend();
+    CHECK(!atomic_load(&cluster->filling), "not filled");
+    while (lode_block_open(cluster, "late", &late) != LODE_OK && seconds_since(begin) < 30)
+        tend();
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        MUST(lode_block_tokens(late, layer, &tokens));
+        CHECK(tokens == TOKENS, "%llu tokens of what was written meanwhile", (unsigned long long)tokens);
+    }
+    MUST(lode_block_close(&late));
+    meet("late");
+    meet("dropped");
+    CHECK(lode_block_open(cluster, "late", &late) == LODE_ERR_NOT_FOUND, "dropped, and here still");
+    for (uint32_t b = 0; b < BLOCKS; b++) {
+        snprintf(name, sizeof name, "document %u", b);
+        MUST(lode_block_open(cluster, name, &blocks[b]));
+    }
+    make_view();
+    steps_are_right("with nothing of its own");
+    restored_with_newcomer();
+    return !right;
+}
+
+/* ---------------------------------------------------------------------------- */
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -301,12 +468,19 @@ static const struct {
 } cases[] = {{"killed", killed, NULL, true},
              {"leader", leader, NULL, true},
              {"full", full, "3", true},
+             {"joined", joined, NULL, true},
              {"healed", healed, NULL, false}};
 
 int main(int argc, char **argv)
 {
     int provided;
     size_t which = 0;
+    self_path = argv[0];
+    if (argc == 4 && strcmp(argv[1], "--join") == 0) {
+        alarm(90);
+        directory = argv[3];
+        _exit(newcomer(atoi(argv[2])));
+    }
     if (argc != 3)
         return 2;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
