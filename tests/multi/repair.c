@@ -405,9 +405,11 @@ static void joined(void)
             MUST(lode_block_append(late, layer, TOKENS, LODE_FP32, k, k));
         MUST(lode_block_seal(late));
         free(k);
+        meet("written");
         meet("late");
         MUST(lode_block_drop(&late));
     } else {
+        meet("written");
         meet("late");
     }
     meet("dropped");
@@ -438,8 +440,8 @@ static int newcomer(int channel)
     while (atomic_load(&cluster->filling) && seconds_since(begin) < 30)
         tend();
     CHECK(!atomic_load(&cluster->filling), "not filled");
-    while (lode_block_open(cluster, "late", &late) != LODE_OK && seconds_since(begin) < 30)
-        tend();
+    meet("written");
+    MUST(lode_block_open(cluster, "late", &late));
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
         MUST(lode_block_tokens(late, layer, &tokens));
         CHECK(tokens == TOKENS, "%llu tokens of what was written meanwhile", (unsigned long long)tokens);
