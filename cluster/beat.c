@@ -294,6 +294,16 @@ static void place(fabric_card_t *card, uint32_t slot, uint64_t before)
     card->local_rank = 0;
 }
 
+/** Whether a process was a member and is none any more. Under slots_lock. */
+static bool was_lost(lode_fabric_h fabric, uint32_t nonce)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        if (!fabric->slots[r].member && fabric->slots[r].card.nonce == nonce)
+            return true;
+    }
+    return false;
+}
+
 static fabric_slot_t *slot_of_nonce(lode_fabric_h fabric, uint32_t nonce)
 {
     for (uint32_t r = 0; r < fabric->ranks; r++) {
@@ -322,7 +332,9 @@ lode_status_t fabric_membership_offer(lode_fabric_h fabric, const void *bytes, s
         else if (offer->process.card.nonce == card.nonce)
             found = offer;
     }
-    if (!found && !free_offer)
+    if (was_lost(fabric, card.nonce))
+        status = lode_fail(LODE_ERR_INVALID, "the process that wants to join was a member and is lost");
+    else if (!found && !free_offer)
         status = lode_fail(LODE_ERR_FULL, "%u processes want to join at once; try again", OFFERS);
     else if (!found && !candidate_copy(&free_offer->process, &card, blob))
         status = lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for a process that wants to join", count);
@@ -365,6 +377,9 @@ static void offers_pump(lode_fabric_h fabric, uint64_t now)
         if (slot_of_nonce(fabric, offer->process.card.nonce)) {
             offer->joined_ns = offer->joined_ns ? offer->joined_ns : now;
             offer->done |= now - offer->joined_ns > KNOWN_NS || all_follow(&membership->view);
+        } else if (offer->joined_ns) {
+            offer_end(offer); /* it was a member; another process may want its slot */
+            continue;
         } else if (membership->view.join_who == 0 && epoch_decider(&membership->view) == fabric->rank) {
             fabric_card_t card = offer->process.card;
             uint32_t slot = slot_for(fabric, &card);
@@ -394,14 +409,13 @@ static void settle_new(lode_fabric_h fabric, uint32_t slot, uint64_t who)
     uint32_t number = fabric->membership->view.number;
     candidate_t *candidate = candidate_find(fabric->membership, slot, who);
     say_lost(fabric, slot, number);
-    if (!candidate || fabric_slot_install(fabric, slot, &candidate->card, candidate->blob, number) != LODE_OK ||
-        fabric_slot_serve(fabric, slot) != LODE_OK) {
+    if (!candidate || fabric_slot_install(fabric, slot, &candidate->card, candidate->blob, number) != LODE_OK) {
         lode_error("rank %u is not connected: %s", slot, candidate ? lode_error_message() : "its card did not come");
         return;
     }
     atomic_store(&fabric->heard_ns[slot], 0);
     atomic_store(&fabric->reports[slot], 0);
-    atomic_store(&fabric->alive[slot], true);
+    fabric_slot_open(fabric, slot);
     lode_info("rank %u is process %u now, on %s: epoch %u", slot, epoch_incarnation(who), candidate->card.host, number);
 }
 

@@ -508,7 +508,7 @@ void lode_fabric_destroy(lode_fabric_h *handle)
         together = fabric_barrier(fabric, !fabric_service_runs(fabric), UINT64_MAX / 2) == LODE_OK;
     }
     atomic_store(&fabric->parting, !together);
-    if (!together && fabric_service_runs(fabric))
+    if (!together && fabric_service_runs(fabric) && !lode_fabric_expelled(fabric))
         fabric_farewell(fabric);
     atomic_store(&fabric->leaving, true);
     fabric_service_stop(fabric);

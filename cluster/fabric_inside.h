@@ -287,6 +287,8 @@ lode_status_t fabric_slot_install(lode_fabric_h fabric, uint32_t slot, const fab
                                   uint32_t joined);
 /** Service: open the links of its thread to the process in a slot, after closing those to the one before. */
 lode_status_t fabric_slot_serve(lode_fabric_h fabric, uint32_t slot);
+/** The same, and the rank is alive from then on, unless that fails. */
+void fabric_slot_open(lode_fabric_h fabric, uint32_t slot);
 /** Service: the link for heartbeats, opened; NULL if there is none any more. */
 ucp_ep_h fabric_slot_beats(lode_fabric_h fabric, uint32_t slot);
 /** Client: connect to the processes that took slots, let go of those that left. @return false: once more, soon. */

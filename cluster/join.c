@@ -111,10 +111,8 @@ static lode_status_t enter_all(lode_fabric_h fabric, const invitation_t *head, c
     fabric->cards[fabric->rank] = own->card;
     fabric->incarnation = epoch_incarnation(own->who);
     for (uint32_t r = 0; r < head->slots; r++) {
-        if (!fabric->slots[r].member)
-            continue;
-        LODE_TRY(fabric_slot_serve(fabric, r));
-        atomic_store(&fabric->alive[r], true);
+        if (fabric->slots[r].member)
+            fabric_slot_open(fabric, r);
     }
     return LODE_OK;
 }

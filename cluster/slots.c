@@ -72,6 +72,15 @@ lode_status_t fabric_slot_install(lode_fabric_h fabric, uint32_t slot, const fab
     return LODE_OK;
 }
 
+/* A process that ended meanwhile cannot be connected to: it is lost as soon as it is there. */
+void fabric_slot_open(lode_fabric_h fabric, uint32_t slot)
+{
+    lode_status_t status = fabric_slot_serve(fabric, slot);
+    atomic_store(&fabric->alive[slot], true);
+    if (status != LODE_OK)
+        fabric_member_lost(fabric, slot, lode_fabric_incarnation(fabric, slot), true, lode_error_message());
+}
+
 lode_status_t fabric_slot_serve(lode_fabric_h fabric, uint32_t slot)
 {
     fabric_peer_t *peer = &fabric->peers[slot];
@@ -155,7 +164,7 @@ bool fabric_slots_follow(lode_fabric_h fabric)
             continue;
         }
         if (connect_to(fabric, r) != LODE_OK) {
-            lode_warn("rank %u is not connected: %s", r, lode_error_message());
+            fabric_member_lost(fabric, r, fabric->peers[r].incarnation, true, lode_error_message());
             continue;
         }
         atomic_store_explicit(&peer->bytes_in, 0, memory_order_relaxed);

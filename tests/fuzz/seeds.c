@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cluster/epoch.h"
 #include "cluster/message.h"
 #include "service/session.h"
 
@@ -84,6 +85,22 @@ static void save_messages(void)
     request.blocks = blocks;
     request.n_blocks = 2;
     save_message("fetch-request", 3, &request.base, items, sizeof items);
+
+    uint64_t set[] = {epoch_who(1, 0) | EPOCH_MEMBER, epoch_who(1, 0) | EPOCH_MEMBER};
+    epoch_beat_t beat = {.from = 1,
+                         .slots = 2,
+                         .number = 1,
+                         .phase = EPOCH_ACCEPT,
+                         .who = epoch_who(1, 0),
+                         .ballot = 4097,
+                         .set = set,
+                         .verdicts = (const uint8_t *)"\0\0",
+                         .value = set};
+    epoch_wire_t wire;
+    uint8_t file[3 + sizeof wire + 64] = {4, sizeof wire};
+    epoch_pack(&beat, 0, &wire, file + 3 + sizeof wire);
+    memcpy(file + 3, &wire, sizeof wire);
+    save("message", "heartbeat", file, 3 + sizeof wire + epoch_wire_bytes(&beat));
 }
 
 static void save_session_message(const char *name, uint8_t kind, uint32_t payload, const ProtobufCMessage *message)

@@ -304,6 +304,37 @@ static void case_grow(void)
     with_newcomer(pages.ranks - 2, pages.ranks - 1, 1); /* pages.ranks counts it already */
 }
 
+/* Process after process takes a slot and is killed. */
+static void case_churn(void)
+{
+    for (uint32_t incarnation = 1; incarnation <= 6; incarnation++) {
+        uint32_t slot = pages.ranks - 1; /* which pages.ranks counts already */
+        pid_t pid = 0;
+        int channel = -1;
+        if (pages.rank == 0)
+            channel = let_in(&pid);
+        WAIT(lode_fabric_incarnation(pages.fabric, slot) == incarnation);
+        while (pages.rank != 0 && lode_fabric_incarnation(pages.fabric, slot) == incarnation &&
+               lode_fabric_alive(pages.fabric, slot)) {
+            call_some(slot); /* as it is killed: whatever comes of it comes, and what lands is right */
+            fetch_some(incarnation);
+        }
+        if (pages.rank == 0) {
+            usleep(300000);
+            kill(pid, SIGKILL);
+            waitpid(pid, NULL, 0);
+            close(channel);
+        }
+        WAIT(!lode_fabric_alive(pages.fabric, slot) || lode_fabric_incarnation(pages.fabric, slot) > incarnation);
+        WAIT(lode_fabric_epoch(pages.fabric) >= 2 * incarnation + 1);
+    }
+    for (uint32_t r = 0; r + 1 < pages.ranks; r++)
+        CHECK(call_some(r) == LODE_OK, "call to rank %u", r);
+    sleep(1);
+    CHECK(lode_fabric_epoch(pages.fabric) == 13, "%u", lode_fabric_epoch(pages.fabric));
+    say();
+}
+
 /* One is stopped, another takes its slot, the first goes on: nothing it says counts. */
 static void case_stale(void)
 {
@@ -375,7 +406,8 @@ static const struct {
              {"rejoin", case_rejoin, 0},
              {"grow", case_grow, 1},
              {"stale", case_stale, 0},
-             {"cut", case_cut, 0}};
+             {"cut", case_cut, 0},
+             {"churn", case_churn, 1}};
 
 static lode_status_t open_all(uint32_t more)
 {

@@ -447,6 +447,70 @@ Test(epoch, a_stale_process_is_not_heard)
     cr_assert(processes[2].view.expelled);
 }
 
+/* ---------------------------------------------------------------- messages */
+
+static uint64_t sets_in[3][SLOTS];
+static uint8_t verdicts_in[SLOTS];
+static const epoch_arrays_t arrays = {sets_in[0], sets_in[1], sets_in[2], verdicts_in};
+
+Test(epoch, a_message_arrives_as_it_was_sent)
+{
+    begin(3, 1, 100);
+    run(2000);
+    crash(&processes[0]);
+    for (uint32_t i = 0; i < 200; i++) { /* in all phases of a decision */
+        epoch_beat_t beat, back;
+        epoch_wire_t wire;
+        uint8_t data[SLOTS * 25 + 1];
+        uint32_t cards = 0;
+        step();
+        epoch_fill(&processes[1].view, 2, now, &beat);
+        size_t bytes = epoch_wire_bytes(&beat);
+        cr_assert(le(sz, bytes, sizeof data - 1));
+        epoch_pack(&beat, 7, &wire, data + 1); /* at any alignment */
+        cr_assert(eq(sz, epoch_unpack(&wire, sizeof wire, data + 1, bytes, SLOTS, &arrays, &back, &cards), bytes));
+        cr_assert(cards == 7 && back.from == 1 && back.slots == 3 && back.number == beat.number &&
+                  back.phase == beat.phase && back.ballot == beat.ballot && back.stamp == beat.stamp &&
+                  back.echo == beat.echo && back.lease_left_ns == beat.lease_left_ns && back.who == beat.who &&
+                  back.promised == beat.promised && back.accepted == beat.accepted && back.flags == beat.flags);
+        cr_assert(memcmp(back.set, beat.set, 24) == 0 && memcmp(back.verdicts, beat.verdicts, 3) == 0);
+        cr_assert(eq(int, !back.value, !beat.value));
+        cr_assert(beat.value == NULL || memcmp(back.value, beat.value, 24) == 0);
+        cr_assert(beat.accepted_set == NULL || memcmp(back.accepted_set, beat.accepted_set, 24) == 0);
+    }
+    expect(2, 2, 0);
+}
+
+Test(epoch, what_is_no_message)
+{
+    epoch_beat_t beat, back;
+    epoch_wire_t wire, bad;
+    uint8_t data[SLOTS * 25];
+    uint32_t cards;
+    begin(3, 1, 100);
+    run(100);
+    epoch_fill(&processes[1].view, 2, now, &beat);
+    size_t bytes = epoch_wire_bytes(&beat);
+    epoch_pack(&beat, 0, &wire, data);
+    for (size_t cut = 0; cut < bytes; cut++)
+        cr_assert(eq(sz, epoch_unpack(&wire, sizeof wire, data, cut, SLOTS, &arrays, &back, &cards), 0));
+    cr_assert(eq(sz, epoch_unpack(&wire, sizeof wire - 1, data, bytes, SLOTS, &arrays, &back, &cards), 0));
+    cr_assert(eq(sz, epoch_unpack(&wire, sizeof wire, data, bytes, 2, &arrays, &back, &cards), 0));
+#define REFUSED(change) \
+    bad = wire;         \
+    change;             \
+    cr_assert(eq(sz, epoch_unpack(&bad, sizeof bad, data, bytes, SLOTS, &arrays, &back, &cards), 0), #change)
+    REFUSED(bad.version++);
+    REFUSED(bad.from = 3);
+    REFUSED(bad.slots = UINT32_MAX);
+    REFUSED(bad.number = 0);
+    REFUSED(bad.phase = 3);
+    REFUSED(bad.phase = EPOCH_ACCEPT); /* without a value */
+    REFUSED(bad.parts = 4);
+    REFUSED(bad.accepted = 1);
+    REFUSED(bad.who |= EPOCH_MEMBER);
+}
+
 /** Something happens to somebody. */
 static void disturb(bool links)
 {
