@@ -176,11 +176,12 @@ uint32_t lode_leader(lode_cluster_h cluster);
 lode_status_t lode_repair_create(lode_cluster_h cluster, uint64_t bytes_per_second);
 void lode_repair_destroy(lode_cluster_h cluster);
 typedef struct lode_repair_stats {
-    uint64_t under_replicated; /**< published pages of live blocks with fewer living owners than asked for */
-    uint64_t lost;             /**< of those, without any */
-    uint64_t misplaced;        /**< fully replicated, but not where placement wants them */
-    uint64_t copied_bytes;     /**< by this rank */
-    uint64_t refused;          /**< copies that an owner had no room for */
+    /** published pages of live blocks with fewer living owners than asked for; after a change 1 until counted */
+    uint64_t under_replicated;
+    uint64_t lost;         /**< of those, without any */
+    uint64_t misplaced;    /**< fully replicated, but not where placement wants them */
+    uint64_t copied_bytes; /**< by this rank */
+    uint64_t refused;      /**< copies that an owner had no room for */
     bool filling;
 } lode_repair_stats_t;
 /** As of the last look at all pages. Any thread. */

@@ -19,8 +19,12 @@
 enum { JOBS = 16, JOB_BYTES = 1 << 20 };
 /* Pages looked at between two looks at the clock. */
 enum { LOOKS = 64 };
-/* Until the next look at all pages: where something is left to do, and at the least where nothing is. */
+/*
+ * Until the next look at all pages: where something is left to do, twice as long after each look that could change
+ * nothing, up to so many times; and at the least where nothing is.
+ */
 #define AGAIN_NS UINT64_C(50000000)
+enum { QUIET_MOST = 4 };
 #define IDLE_NS UINT64_C(5000000000)
 /* Share of the time that an idle rank spends looking: one part in so many. */
 #define IDLE_SHARE 20
@@ -59,8 +63,12 @@ struct lode_repair {
     lode_cluster_h cluster;
     lode_fill_t *fill;
     /* the running look */
-    bool looking, restored; /* restored: it has copied for want of owners */
-    bool may_move;          /* the last look had not */
+    bool looking;
+    bool counting;  /* it only counts: the first after a change of members, so that one sees soon how it stands */
+    bool restored;  /* it has copied for want of owners */
+    bool may_move;  /* the last look had not */
+    bool acted;     /* it has changed something */
+    uint32_t quiet; /* looks in a row that have not */
     uint32_t slot, layer, page;
     uint32_t looks; /* since the latest change of members */
     uint64_t began_ns, next_ns;
@@ -306,6 +314,10 @@ static bool tend_page(lode_repair_t *repair, const lode_block_info_t *info, uint
     standing_t page;
     lode_page_ref_t ref;
     look_up(cluster, slot, info->replicas, id, &page);
+    if (repair->counting) {
+        count_in(&repair->tally, &page);
+        return true;
+    }
     bool named = is_owner(&page, self), held = lode_shard_find(cluster->shard, id, &ref);
     if (named && held) {
         if (!tend_own(repair, id, &page, &ref))
@@ -434,6 +446,7 @@ static bool tell(lode_repair_t *repair)
         job_t *job = &repair->jobs[i];
         if (!job->tell)
             continue;
+        repair->acted = true;
         owners_call(job, &tellings[count].call);
         if (job->kind == JOB_ASK)
             told &= is_told(lode_fabric_call_wait(cluster->fabric, self, &tellings[count].call, NULL, 0, NULL, NULL));
@@ -497,7 +510,7 @@ static bool look_at_block(lode_repair_t *repair, const lode_block_info_t *info, 
 static void begin_look(lode_repair_t *repair)
 {
     repair->looking = true;
-    repair->restored = false;
+    repair->restored = repair->acted = false;
     repair->slot = repair->layer = repair->page = 0;
     repair->tally = (tally_t){0};
     repair->began_ns = lode_now_ns();
@@ -506,12 +519,20 @@ static void begin_look(lode_repair_t *repair)
 static void end_look(lode_repair_t *repair)
 {
     uint64_t now = lode_now_ns(), idle = IDLE_SHARE * (now - repair->began_ns);
-    bool left = repair->restored || repair->tally.under > 0 || repair->tally.misplaced > 0;
+    bool left = repair->tally.under > repair->tally.lost || repair->tally.misplaced > 0;
     publish(repair, &repair->tally);
     repair->looking = false;
+    if (repair->counting) {
+        repair->counting = false;
+        repair->next_ns = now;
+        return;
+    }
     repair->looks++;
     repair->may_move = !repair->restored;
-    repair->next_ns = now + (left ? AGAIN_NS : idle > IDLE_NS ? idle : IDLE_NS);
+    repair->quiet = repair->acted ? 0 : repair->quiet + 1;
+    uint64_t again = AGAIN_NS << (repair->quiet < QUIET_MOST ? repair->quiet : QUIET_MOST);
+    uint64_t pause = repair->acted || left ? again : IDLE_NS;
+    repair->next_ns = now + (repair->acted || idle < pause ? pause : idle);
 }
 
 /* @return whether the look has come to its end. */
@@ -548,25 +569,6 @@ static bool repair_some(lode_repair_t *repair, uint64_t end_ns)
 
 /* ------------------------------------------------------------ change of members */
 
-/* How it stands at once, for those who ask before the next look has come to its end. */
-static void count_all(lode_repair_t *repair)
-{
-    lode_cluster_h cluster = repair->cluster;
-    lode_block_info_t info;
-    tally_t tally = {0};
-    for (uint32_t slot = 0; slot < lode_store_slots(cluster->store); slot++) {
-        if (!is_live(cluster, slot, &info))
-            continue;
-        for (uint32_t layer = 0; layer < cluster->geometry.layers; layer++)
-            for (uint32_t page = 0, pages = pages_of(cluster, slot, layer); page < pages; page++) {
-                standing_t standing;
-                look_up(cluster, slot, info.replicas, (lode_page_id_t){info.id, layer, page}, &standing);
-                count_in(&tally, &standing);
-            }
-    }
-    publish(repair, &tally);
-}
-
 static void forget(lode_cluster_h cluster, uint32_t rank)
 {
     Lodemark__RankForget message = LODEMARK__RANK_FORGET__INIT;
@@ -593,10 +595,12 @@ static void follow_members(lode_repair_t *repair)
     }
     if (!any)
         return;
-    repair->looks = 0;
+    repair->looks = repair->quiet = 0;
     repair->next_ns = 0;
     repair->full_said = repair->may_move = repair->looking = false;
-    count_all(repair);
+    repair->counting = true;
+    if (atomic_load(&repair->under) == 0)
+        atomic_store(&repair->under, 1); /* until it is counted */
 }
 
 lode_status_t lode_local_tend(lode_cluster_h cluster, uint64_t budget_us, int *more)

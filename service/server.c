@@ -10,6 +10,8 @@
 
 #define TEND_US 200
 #define IDLE_SLEEP_NS UINT64_C(5000000)
+/** While pages are being copied. */
+#define TEND_SLEEP_NS UINT64_C(1000000)
 #define GOODBYE_NS UINT64_C(500000000)
 
 /* ------------------------------------------------------------------ staging */
@@ -139,7 +141,8 @@ static bool engine_round(service_h service)
     return any;
 }
 
-static void tend(service_h service)
+/* @return whether there is more to do at once */
+static bool tend(service_h service)
 {
     lode_fabric_h fabric = service->cluster->fabric;
     int more = 0;
@@ -151,34 +154,36 @@ static void tend(service_h service)
         !lode_fabric_fenced(fabric))
         serve_sweep(service);
     service->swept_epoch = epoch;
+    return more;
 }
 
-static void engine_sleep(service_h service)
+static void engine_sleep(service_h service, uint64_t timeout_ns)
 {
     mailbox_bell_t *bell = service->bell;
     uint32_t seen = atomic_load(&bell->rung);
     atomic_store(&bell->sleeps, 1);
     if (!engine_round(service) && !atomic_load(&service->stop))
-        mailbox_sleep(&bell->rung, seen, IDLE_SLEEP_NS);
+        mailbox_sleep(&bell->rung, seen, timeout_ns);
     atomic_store(&bell->sleeps, 0);
 }
 
 lode_status_t service_run(service_h service)
 {
     uint64_t spin = (uint64_t)service->params.spin_us * 1000, worked = lode_now_ns(), tended = worked;
+    bool more = false;
     while (!atomic_load(&service->stop)) {
         uint64_t now = lode_now_ns();
         bool any = engine_round(service);
         if (any)
             worked = now;
         if ((!any && now - tended > 1000000) || now - tended > IDLE_SLEEP_NS) {
-            tend(service);
+            more = tend(service);
             tended = now;
             if (lode_fabric_expelled(service->cluster->fabric))
                 return lode_fail(LODE_ERR_PEER_LOST, "the other ranks went on without this one");
         }
         if (!any && now - worked > spin)
-            engine_sleep(service);
+            engine_sleep(service, more ? TEND_SLEEP_NS : IDLE_SLEEP_NS);
     }
     return LODE_OK;
 }
