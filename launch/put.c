@@ -191,7 +191,9 @@ static lode_status_t report(put_t *put)
     LODE_TRY(lode_client_find(put->client, put->name, &entry));
     lode_text_landmark(&put->params.landmark, landmark);
     if (json)
-        return lode_client_json(json, put_json(put, &entry, landmark));
+        LODE_TRY(lode_client_json(json, put_json(put, &entry, landmark)));
+    if (json && strcmp(json, "-") == 0)
+        return LODE_OK;
     lode_text_bytes((double)payload(put), bytes);
     lode_text_bytes((double)payload(put) / put->seconds, rate);
     printf("%s: %" PRIu64 " tokens, %u layer%s, %s records, %s, %u replica%s: %s in %.2f s, %s/s\n", put->name,
