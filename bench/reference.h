@@ -4,8 +4,8 @@
  * @brief Dense attention in double, and how much of its softmax mass a choice of tokens holds.
  *
  * The documents are cut into pieces of 64 tokens that the ranks take in turns; each rank makes the keys
- * and values of its pieces again, and MPI merges (one rank alone needs none). So no rank ever holds a document, and no result depends
- * on what Lodemark stored.
+ * and values of its pieces again, and MPI merges (one rank alone needs none). So no rank ever holds a document, and no
+ * result depends on what Lodemark stored.
  *
  * The oracle chooses as the step does (same merge over the group, same sinks, window and number of tokens),
  * but from exact logits of single tokens.
