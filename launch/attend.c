@@ -49,6 +49,7 @@ static lode_status_t read_wish(lode_attend_t *a)
                         .sinks = (uint32_t)lode_options_count(o, "sinks"),
                         .window = (uint32_t)lode_options_count(o, "window"),
                         .lost = strcmp(lode_options_get(o, "on-lost"), "skip") == 0 ? LODE_LOST_SKIP : LODE_LOST_FAIL};
+    a->check_steps = lode_options_get(o, "check-steps") ? lode_options_count(o, "check-steps") : UINT64_MAX;
     LODE_TRY(read_loop(lode_options_get(o, "loop"), a));
     return a->json && strcmp(a->json, "-") != 0 ? lode_job_check_output(a->json) : LODE_OK;
 }
@@ -235,6 +236,8 @@ static const lode_option_t attend_options[] = {
      "steps a pass: a step is one query on one layer; 0: every query on every layer"},
     {"loop", "1", LODE_OPTION_TEXT, NULL, 0, 0,
      "so many passes, or for so long (30s, 5m, 1h); each output must be the same bit by bit as the first time"},
+    {"check-steps", NULL, LODE_OPTION_COUNT, NULL, 0, 100000000,
+     "of a pass's steps, how many are compared with double, which takes long over long blocks [all]"},
     {"on-lost", "fail", LODE_OPTION_CHOICE, "fail|skip", 0, 0,
      "what a step does about tokens that no rank can give any more"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the results to this file as one JSON object; - for stdout"},

@@ -30,6 +30,7 @@ typedef struct lode_attend {
     char policy_text[LODE_TEXT_MAX];
     lode_policy_t policy;
     uint64_t passes, loop_ns; /**< whichever is not 0 */
+    uint64_t check_steps;     /**< at most */
     /* opened */
     lode_source_t source;
     lode_block_h block;

@@ -33,6 +33,18 @@ static void compare(lode_attend_t *a, size_t call, const lode_check_t *check, do
     }
 }
 
+/* The calls to compare, evenly spread over those that have an output. */
+static void choose(lode_attend_t *a, lode_check_t **order)
+{
+    size_t there = 0, passed = 0;
+    for (size_t call = 0; call < a->calls; call++)
+        there += a->kept[call] != LODE_KEPT_NOTHING;
+    size_t wanted = a->check_steps < there ? (size_t)a->check_steps : there;
+    for (size_t call = 0; call < a->calls && a->checked < wanted; call++)
+        if (a->kept[call] != LODE_KEPT_NOTHING && passed++ * wanted >= a->checked * there)
+            order[a->checked++] = &a->checks[call];
+}
+
 /* The reference takes a layer's keys once for all checks of it that stand together, so they are sorted. */
 static lode_status_t run_sorted(lode_attend_t *a, lode_check_t **order, lode_check_t *sorted)
 {
@@ -43,9 +55,7 @@ static lode_status_t run_sorted(lode_attend_t *a, lode_check_t **order, lode_che
                                       .window = a->policy.window,
                                       .memory = (size_t)1 << 28};
     double difference = 0, reference = 0;
-    for (size_t call = 0; call < a->calls; call++)
-        if (a->kept[call] != LODE_KEPT_NOTHING)
-            order[a->checked++] = &a->checks[call];
+    choose(a, order);
     qsort(order, a->checked, sizeof *order, by_layer);
     for (size_t i = 0; i < a->checked; i++)
         sorted[i] = *order[i];

@@ -288,6 +288,17 @@ Test(launch, attend_to_everything_is_dense)
     cr_assert(number(results, "wrong_steps") == 0);
     text_of(results, "output_digest", again, sizeof again);
     cr_assert(strcmp(digest, again) == 0);
+    static const int some[] = {0, 1, 4, 6, 100};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        char options[64];
+        sprintf(options, "--budget 100%% --check-steps %d", some[i]);
+        cr_assert(attend(options) == 0, "%s", spoken());
+        json_t *object = object_of(results);
+        cr_assert(json_integer_value(json_object_get(object, "checked_steps")) == (some[i] < 6 ? some[i] : 6));
+        bool compared = json_is_real(json_object_get(object, "rel_error"));
+        cr_assert(compared == (some[i] > 0));
+        json_decref(object);
+    }
     cr_assert(attend("--policy dense --steps 2") == 0, "%s", spoken());
     cr_assert(number(results, "steps") == 2);
     cr_assert(number(results, "rel_error") < 1e-2);
