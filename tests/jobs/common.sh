@@ -28,9 +28,10 @@ trap 'finish $?' EXIT
 small=(bench step --tokens 8192 --heads 8 --kv-heads 2 --head-dim 64 --steps 6 --warmup 1 --seed 7)
 export LODEMARK_ARENA=64MiB LODEMARK_HOT_CACHE=1MiB
 
-# transport shm|tcp: what UCX may use from here on
+# transport shm|tcp|own: what UCX may use from here on; own: what users get on one host, messages by TCP, arenas mapped
 transport() {
     case $1 in
+    own) export UCX_NET_DEVICES=lo ;;
     shm) export UCX_TLS=posix,sysv,self,tcp UCX_MM_ERROR_HANDLING=y UCX_NET_DEVICES=lo ;;
     tcp) export UCX_TLS=tcp,self UCX_NET_DEVICES=lo ;;
     esac
