@@ -30,8 +30,8 @@ typedef struct lode_fabric *lode_fabric_h;
 
 /*
  * A rank number is a *slot*. A slot whose process is lost can be taken again by a new process, and new slots can be
- * added while the cluster runs; a slot's *incarnation* tells its processes apart. Who is a member is *agreed*: one
- * rank, the decider (the lowest member that is not lost itself), numbers sets of members as epochs and announces them.
+ * added while the cluster runs; a slot's *incarnation* tells its processes apart. Who is a member is *agreed*: the
+ * decider (the lowest member that is not lost itself) proposes numbered sets of members, epochs, and the members vote.
  * A rank stops using a peer at once when its endpoint fails (lode_fabric_alive()); the epoch follows.
  *
  * With heartbeats (params.beat_ms) a rank that is silent for suspect_ms is removed as well, and a rank that has not
@@ -161,7 +161,7 @@ void lode_fabric_destroy(lode_fabric_h *fabric);
  *
  *     new process: lode_fabric_prepare()  ── card ──►  a living rank: lode_fabric_admit()
  *     new process: lode_fabric_enter()    ◄── invitation ──
- *     new process: lode_fabric_start(), within params.call_deadline_ms of the admission
+ *     new process: lode_fabric_start(), soon: 2 s after the admission its heartbeats are missed
  *
  * Card and invitation hold keys to the ranks' memory: the channel must be authenticated, and is trusted.
  * Such a process shares memory with nobody: lode_fabric_shared() is its own, and lode_fabric_worst() and

@@ -142,6 +142,8 @@ static lode_status_t connect_to(lode_fabric_h fabric, uint32_t slot)
                 ucp_ep_rkey_unpack(peer->asks.ep, entry->blob + card->service_bytes + card->client_bytes, &peer->rkey));
     }
     pthread_mutex_unlock(&fabric->slots_lock);
+    if (status != LODE_OK)
+        fabric_link_close(&peer->asks); /* without the key nothing may be read by it */
     peer->incarnation = incarnation;
     return status;
 }
