@@ -25,6 +25,7 @@ typedef struct sent {
 struct lode_fill {
     lode_cluster_h cluster;
     uint64_t asked_ns;
+    uint32_t asked; /* rank */
     bool asking;
     /* the newcomer under work */
     uint32_t rank, incarnation; /* incarnation 0: none */
@@ -91,7 +92,8 @@ static void ask_newcomers(lode_fill_t *fill)
     if (fill->asking || now - fill->asked_ns < ASK_NS)
         return;
     fill->asked_ns = now;
-    for (uint32_t rank = 0; rank < cluster->place_count; rank++) {
+    for (uint32_t i = 0; i < cluster->place_count; i++) {
+        uint32_t rank = fill->asked = (fill->asked + 1) % cluster->place_count;
         if (!cluster->newcomers[rank] || !lode_fabric_alive(cluster->fabric, rank))
             continue;
         Lodemark__RankStatsAsk message = LODEMARK__RANK_STATS_ASK__INIT;

@@ -144,7 +144,6 @@ bool lode_repair_may_copy(lode_cluster_h cluster)
 void lode_repair_copied(lode_cluster_h cluster, size_t bytes)
 {
     cluster->repair->credit -= (double)bytes; /* below nothing for a page larger than what was left */
-    atomic_fetch_add(&cluster->repair->copied, bytes);
 }
 
 /* ------------------------------------------------------------------- one page */
@@ -344,6 +343,7 @@ static void copy_answered(void *context, uint32_t from, lode_status_t status, co
         job->owners[job->count++] = (lode_page_hint_t){from, reply->size, reply->offset};
         job->tell = true;
         lode_repair_copied(repair->cluster, job->ref.size);
+        atomic_fetch_add(&repair->copied, job->ref.size);
     } else if (status == LODE_ERR_FULL) {
         repair->full_until_ns[from] = lode_now_ns() + FULL_NS;
         atomic_fetch_add(&repair->refused, 1);
@@ -460,6 +460,36 @@ static bool tell(lode_repair_t *repair)
     return told;
 }
 
+static void no_answer(void *context, uint32_t from, lode_status_t status, const Lodemark__Reply *reply)
+{
+    (void)context;
+    (void)from;
+    (void)status;
+    (void)reply;
+}
+
+/* Copies of a block that was dropped meanwhile, which may have reached their rank after the drop had. */
+static void take_back_dropped(lode_repair_t *repair)
+{
+    lode_cluster_h cluster = repair->cluster;
+    for (uint32_t i = 0; i < repair->job_count; i++) {
+        const job_t *job = &repair->jobs[i];
+        uint32_t slot;
+        if (job->kind != JOB_COPY || !job->tell || lode_store_find_id(cluster->store, job->id.block, &slot) == LODE_OK)
+            continue;
+        Lodemark__PageDrop drop = LODEMARK__PAGE_DROP__INIT;
+        Lodemark__Call call = LODEMARK__CALL__INIT;
+        drop.block = job->id.block;
+        drop.layer = job->id.layer;
+        drop.page_begin = job->id.page;
+        drop.page_end = job->id.page + 1;
+        call.body_case = LODEMARK__CALL__BODY_PAGE_DROP;
+        call.page_drop = &drop;
+        lode_fabric_call(cluster->fabric, job->target, &call, NULL, 0, no_answer, NULL);
+    }
+    lode_fabric_calls_wait(cluster->fabric);
+}
+
 static void run_jobs(lode_repair_t *repair)
 {
     if (repair->job_count == 0)
@@ -471,6 +501,7 @@ static void run_jobs(lode_repair_t *repair)
         lode_debug("owners of pages could not be told everywhere, and will be again: %s", lode_error_message());
         return;
     }
+    take_back_dropped(repair);
     repair->job_count = 0;
     repair->job_bytes = 0;
 }
