@@ -5,8 +5,9 @@
  *
  * cluster.c joins and leaves; serve.c answers other ranks; spread.c sends pages and landmarks out;
  * tail.c keeps the unsealed tokens; block.c and view.c are the handles; hot.c is the cache of fetched
- * records; step.c runs a step with choose.c (score, select), plan.c (who has what, in tiles) and
- * gather.c (attend over a tile).
+ * records; step.c runs a step with choose.c (score, select), plan.c (who has what, in tiles), gather.c
+ * (attend over a tile) and lost.c (what nobody could give); places.c follows the members, repair.c keeps
+ * k owners a page, fill.c brings landmarks to ranks that joined.
  */
 #ifndef LODE_ATTEND_INSIDE_H
 #define LODE_ATTEND_INSIDE_H
