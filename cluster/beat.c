@@ -319,9 +319,6 @@ lode_status_t fabric_membership_offer(lode_fabric_h fabric, const void *bytes, s
     const uint8_t *blob;
     if (fabric_card_parse(bytes, count, &card, &blob) == 0 || card.nonce == 0)
         return lode_fail(LODE_ERR_FORMAT, "%zu bytes that are no card of a process of this version", count);
-    if (atomic_load(&fabric->decider) != fabric->rank)
-        return lode_fail(LODE_ERR_PEER_LOST, "rank %u does not decide who is a member; rank %u does", fabric->rank,
-                         atomic_load(&fabric->decider));
     lode_status_t status = LODE_OK;
     offer_t *free_offer = NULL, *found = NULL;
     pthread_mutex_lock(&fabric->slots_lock);
@@ -332,7 +329,11 @@ lode_status_t fabric_membership_offer(lode_fabric_h fabric, const void *bytes, s
         else if (offer->process.card.nonce == card.nonce)
             found = offer;
     }
-    if (was_lost(fabric, card.nonce))
+    if (!found &&
+        atomic_load(&fabric->decider) != fabric->rank) /* who was let in may decide now, and is not here yet */
+        status = lode_fail(LODE_ERR_PEER_LOST, "rank %u does not decide who is a member; rank %u does", fabric->rank,
+                           atomic_load(&fabric->decider));
+    else if (was_lost(fabric, card.nonce))
         status = lode_fail(LODE_ERR_INVALID, "the process that wants to join was a member and is lost");
     else if (!found && !free_offer)
         status = lode_fail(LODE_ERR_FULL, "%u processes want to join at once; try again", OFFERS);
@@ -349,10 +350,10 @@ lode_status_t fabric_membership_offer(lode_fabric_h fabric, const void *bytes, s
 }
 
 /** Whether all who are well have said that they know the present epoch. */
-static bool all_follow(const epoch_view_t *view)
+static bool all_follow(const epoch_view_t *view, uint32_t newcomer)
 {
     for (uint32_t r = 0; r < view->slots; r++) {
-        if (r != view->self && epoch_member(view, r) && view->verdicts[r] == EPOCH_WELL &&
+        if (r != view->self && r != newcomer && epoch_member(view, r) && view->verdicts[r] == EPOCH_WELL &&
             view->peers[r].number < view->number)
             return false;
     }
@@ -374,9 +375,11 @@ static void offers_pump(lode_fabric_h fabric, uint64_t now)
         offer_t *offer = &membership->offers[i];
         if (!offer->process.blob)
             continue;
-        if (slot_of_nonce(fabric, offer->process.card.nonce)) {
+        const fabric_slot_t *in = slot_of_nonce(fabric, offer->process.card.nonce);
+        if (in) {
             offer->joined_ns = offer->joined_ns ? offer->joined_ns : now;
-            offer->done |= now - offer->joined_ns > KNOWN_NS || all_follow(&membership->view);
+            offer->done |=
+                now - offer->joined_ns > KNOWN_NS || all_follow(&membership->view, (uint32_t)(in - fabric->slots));
         } else if (offer->joined_ns) {
             offer_end(offer); /* it was a member; another process may want its slot */
             continue;

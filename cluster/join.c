@@ -215,17 +215,20 @@ lode_status_t lode_fabric_admit(lode_fabric_h fabric, const void *bytes, size_t 
         return lode_fail(LODE_ERR_FORMAT, "%zu bytes that are no card of a process of this version", count);
     uint64_t end = lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u;
     lode_status_t status = LODE_OK;
+    uint32_t to = atomic_load(&fabric->decider);
     while (lode_now_ns() < end) {
         Lodemark__Join body = LODEMARK__JOIN__INIT;
         Lodemark__Call call = LODEMARK__CALL__INIT;
         uint32_t done = 0;
         call.body_case = LODEMARK__CALL__BODY_JOIN;
         call.join = &body;
-        status = lode_fabric_call_wait(fabric, atomic_load(&fabric->decider), &call, bytes, count, NULL, &done);
+        status = lode_fabric_call_wait(fabric, to, &call, bytes, count, NULL, &done);
         if (status == LODE_OK && done && is_in(fabric, card.nonce, &status, invitation, invitation_bytes))
             return status;
         if (status != LODE_OK && (status != LODE_ERR_PEER_LOST || lode_fabric_expelled(fabric)))
             return status;
+        if (status != LODE_OK) /* not before: the newcomer itself may be the next decider, and is not here yet */
+            to = atomic_load(&fabric->decider);
         rest(fabric, status == LODE_OK ? ASK_NS : AGAIN_NS);
     }
     if (status != LODE_OK)
