@@ -27,6 +27,8 @@ static const lode_option_t daemon_options[] = {
      "where to take clients: ADDRESS[:PORT], or a network like 10.0.0.0/8 that this host has an address in"},
     {"clients", "256", LODE_OPTION_COUNT, NULL, 1, 65536, "most clients of one rank"},
     {"staging", "1GiB", LODE_OPTION_BYTES, NULL, 64 << 20, 0, "most memory of a rank for requests that are coming in"},
+    {"join", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
+     "contact file of a service that runs: become one more rank of it, or a lost one anew; started without mpirun"},
     LODE_METRICS_OPTION,
     {NULL},
 };
@@ -38,6 +40,8 @@ typedef struct daemon_state {
     lode_job_t job;
     service_h service;
     lode_metrics_h metrics;
+    service_token_t token;
+    bool joined; /* later, and without MPI */
 } daemon_state_t;
 
 /* ------------------------------------------------------------------ signals */
@@ -66,14 +70,13 @@ static void watch_signals(void)
 /* -------------------------------------------------------------------- start */
 
 /* One rank reads the token, or makes it; the others are told. */
-static lode_status_t share_token(daemon_state_t *d, service_token_t *token)
+static lode_status_t share_token(daemon_state_t *d)
 {
     lode_status_t status = LODE_OK;
-    memset(token, 0, sizeof *token);
     if (d->job.rank == 0)
-        status = service_token_get(lode_options_get(&d->options, "token-file"), true, token);
+        status = service_token_get(lode_options_get(&d->options, "token-file"), true, &d->token);
     LODE_TRY(lode_job_agree(status));
-    MPI_Bcast(token, sizeof *token, MPI_BYTE, 0, MPI_COMM_WORLD);
+    MPI_Bcast(&d->token, sizeof d->token, MPI_BYTE, 0, MPI_COMM_WORLD);
     return LODE_OK;
 }
 
@@ -85,9 +88,9 @@ static lode_status_t create_service(daemon_state_t *d)
         .clients = (uint32_t)lode_options_count(&d->options, "clients"),
         .staging_bytes = lode_options_count(&d->options, "staging"),
         .spin_us = (uint32_t)lode_options_count(lode_config_options(d->config), "spin"),
+        .token = d->token,
     };
-    LODE_TRY(share_token(d, &params.token));
-    return lode_job_agree(service_create(&params, &d->service));
+    return service_create(&params, &d->service);
 }
 
 /* Clients come once all ranks take them and the file is there. */
@@ -110,22 +113,88 @@ static void stats_for_metrics(void *context, lode_rank_stats_t *stats)
     lode_rank_stats_here(context, stats);
 }
 
+static lode_status_t start_metrics(daemon_state_t *d)
+{
+    return lode_metrics_start(lode_metrics_port(lode_options_count(&d->options, "metrics-port")), stats_for_metrics,
+                              d->cluster, &d->metrics);
+}
+
 static lode_status_t start(daemon_state_t *d)
 {
     LODE_TRY(lode_job_begin(&d->job));
     LODE_TRY(lode_cluster_join(d->config, NULL, &d->cluster));
-    LODE_TRY(create_service(d));
+    LODE_TRY(share_token(d));
+    LODE_TRY(lode_job_agree(create_service(d)));
     watch_signals();
     LODE_TRY(open_service(d));
-    LODE_TRY(lode_job_agree(lode_metrics_start(lode_metrics_port(lode_options_count(&d->options, "metrics-port")),
-                                               stats_for_metrics, d->cluster, &d->metrics)));
-    atomic_store(&stoppable, d->service);
-    if (atomic_load(&stop_wanted))
-        service_stop(d->service);
-    if (d->job.rank == 0) {
+    LODE_TRY(lode_job_agree(start_metrics(d)));
+    if (d->job.rank == 0)
         printf("lodemarkd: %u ranks serve, contact file %s\n", d->job.ranks, lode_options_get(&d->options, "contact"));
-        fflush(stdout);
+    fflush(stdout);
+    return LODE_OK;
+}
+
+/* --------------------------------------------------------------------- join */
+
+/* This rank's entry in place of the one of its number, or behind all. Takes the list, which is of malloc. */
+static lode_status_t enter_contact(daemon_state_t *d, const char *path, service_contact_t *ranks, uint32_t count)
+{
+    service_contact_t mine, *all = realloc(ranks, (count + 1) * sizeof *ranks);
+    uint32_t at = 0;
+    if (!all) {
+        free(ranks);
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", count + 1);
     }
+    service_contact(d->service, &mine);
+    while (at < count && all[at].rank != mine.rank)
+        at++;
+    all[at] = mine;
+    count += at == count;
+    lode_status_t status = service_open(d->service, all, count);
+    if (status == LODE_OK) {
+        service_announce(all, count, &d->token, &mine);
+        status = service_contacts_write(path, all, count);
+    }
+    free(all);
+    return status;
+}
+
+/* From the admission on the others wait for this process, and soon give up on it. */
+static lode_status_t become_rank(daemon_state_t *d, const char *path)
+{
+    lode_cluster_h client;
+    void *card, *invitation;
+    size_t card_bytes, invitation_bytes;
+    LODE_TRY(lode_cluster_connect(d->config, path, lode_options_get(&d->options, "token-file"), &client));
+    lode_status_t status = lode_cluster_prepare(d->config, &d->cluster, &card, &card_bytes);
+    if (status == LODE_OK) {
+        status = service_admit(client, card, card_bytes, &invitation, &invitation_bytes);
+        free(card);
+    }
+    if (status == LODE_OK) {
+        status = lode_cluster_enter(d->cluster, d->config, invitation, invitation_bytes);
+        free(invitation);
+    }
+    lode_cluster_leave(&client);
+    return status;
+}
+
+/* The service goes on if this fails: it loses a rank that it hardly had. */
+static lode_status_t start_joined(daemon_state_t *d, const char *path)
+{
+    service_contact_t *ranks;
+    uint32_t count;
+    d->joined = true;
+    LODE_TRY(service_token_get(lode_options_get(&d->options, "token-file"), false, &d->token));
+    LODE_TRY(become_rank(d, path));
+    d->job.rank = lode_fabric_rank(d->cluster->fabric);
+    LODE_TRY(create_service(d));
+    watch_signals();
+    LODE_TRY(service_contacts_read(path, &ranks, &count));
+    LODE_TRY(enter_contact(d, path, ranks, count));
+    LODE_TRY(start_metrics(d));
+    printf("lodemarkd: joined as rank %u, contact file %s\n", d->job.rank, path);
+    fflush(stdout);
     return LODE_OK;
 }
 
@@ -137,7 +206,7 @@ static bool all_leave(daemon_state_t *d)
     MPI_Request barrier;
     int there = 0;
     uint64_t end = lode_now_ns() + TOGETHER_NS;
-    if (!lode_fabric_intact(d->cluster->fabric) || MPI_Ibarrier(MPI_COMM_WORLD, &barrier) != MPI_SUCCESS)
+    if (d->joined || !lode_fabric_intact(d->cluster->fabric) || MPI_Ibarrier(MPI_COMM_WORLD, &barrier) != MPI_SUCCESS)
         return false;
     while (!there && lode_now_ns() < end && lode_fabric_intact(d->cluster->fabric)) {
         MPI_Test(&barrier, &there, MPI_STATUS_IGNORE);
@@ -163,7 +232,7 @@ static bool was_last(daemon_state_t *d)
 static int finish(daemon_state_t *d, lode_status_t status)
 {
     int code = status == LODE_OK ? LODE_EXIT_OK : LODE_EXIT_FAILED;
-    const char *contact = lode_options_get(&d->options, "contact");
+    const char *contact = lode_options_get(&d->options, d->joined ? "join" : "contact");
     if (status != LODE_OK)
         fprintf(stderr, "lodemarkd: rank %u: %s\n", d->job.rank, lode_error_message());
     atomic_store(&stoppable, NULL);
@@ -210,14 +279,18 @@ static int run(int argc, char **argv)
     daemon_state_t d = {0};
     if (read_options(argc, argv, &d) != LODE_OK)
         return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
-    lode_status_t status = start(&d);
+    const char *join = lode_options_get(&d.options, "join");
+    lode_status_t status = join ? start_joined(&d, join) : start(&d);
     if (status != LODE_OK) {
-        if (lode_job_rank_hint() == 0)
+        if (join || lode_job_rank_hint() == 0)
             fprintf(stderr, "lodemarkd: %s\n", lode_error_message());
         fflush(stderr);
         lode_job_end();
         _exit(LODE_EXIT_FAILED);
     }
+    atomic_store(&stoppable, d.service);
+    if (atomic_load(&stop_wanted))
+        service_stop(d.service);
     return finish(&d, service_run(d.service));
 }
 

@@ -88,7 +88,7 @@ static lode_status_t client_tend(lode_cluster_h cluster, uint64_t budget_us, int
 
 /* ------------------------------------------------------------ start and end */
 
-static void client_free(lode_cluster_h cluster)
+void client_free(lode_cluster_h cluster)
 {
     client_buffer_t *buffers[] = {&cluster->link.header, &cluster->link.payload, &cluster->request, &cluster->selection,
                                   &cluster->streams};
@@ -96,6 +96,7 @@ static void client_free(lode_cluster_h cluster)
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]->data);
     session_room_destroy(&cluster->room);
+    free(cluster->contact_path);
     free(cluster->contacts);
     free(cluster);
 }
@@ -130,42 +131,71 @@ static const lode_calls_t client_calls = {
 };
 
 /* Clients of one contact file begin with different ranks. */
-static lode_status_t prepare(lode_cluster_h cluster, const lode_options_t *options, const char *contact,
-                             const char *token_file)
+lode_status_t client_create(const service_contact_t *ranks, uint32_t count, const service_token_t *token,
+                            lode_cluster_h *out)
 {
-    const char *path = service_contacts_path(contact);
-    if (!path)
-        return lode_fail(LODE_ERR_INVALID, "which service? --cluster FILE or LODEMARK_CLUSTER names its contact file");
-    cluster->link.fd = -1;
-    cluster->reconnect_ns = lode_options_count(options, "reconnect") * 1000000;
-    cluster->hung_ns = lode_options_count(options, "hung") * 1000000;
-    cluster->spin_ns = lode_options_count(options, "spin") * 1000;
-    cluster->mailboxes = strcmp(lode_options_get(options, "mailbox"), "no") != 0;
-    LODE_TRY(service_contacts_read(path, &cluster->contacts, &cluster->contact_count));
-    LODE_TRY(service_token_get(token_file, false, &cluster->token));
-    cluster->next_contact = (uint32_t)(lode_mix(lode_now_ns(), (uintptr_t)cluster) % cluster->contact_count);
-    return session_room_create(&cluster->room, SESSION_UNPACK_BYTES);
-}
-
-lode_status_t lode_cluster_connect(lode_config_h config, const char *contact, const char *token_file,
-                                   lode_cluster_h *out)
-{
-    if (!config || !out)
-        return lode_fail(LODE_ERR_INVALID, "lode_cluster_connect: a NULL argument");
     lode_cluster_h cluster = calloc(1, sizeof *cluster);
     if (!cluster)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a cluster's handle");
     cluster->calls = &client_calls;
     cluster->link.fd = -1;
-    const lode_options_t *options = lode_config_options(config);
-    lode_status_t status = prepare(cluster, options, contact, token_file);
+    cluster->token = *token;
+    cluster->contacts = calloc(count, sizeof *ranks);
+    cluster->contact_count = count;
+    lode_status_t status = cluster->contacts ? session_room_create(&cluster->room, SESSION_UNPACK_BYTES)
+                                             : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", count);
+    if (status != LODE_OK) {
+        client_free(cluster);
+        return status;
+    }
+    memcpy(cluster->contacts, ranks, count * sizeof *ranks);
+    cluster->next_contact = (uint32_t)(lode_mix(lode_now_ns(), (uintptr_t)cluster) % count);
+    *out = cluster;
+    return LODE_OK;
+}
+
+static lode_status_t client_of_file(const char *contact, const char *token_file, lode_cluster_h *cluster)
+{
+    const char *path = service_contacts_path(contact);
+    service_contact_t *ranks;
+    service_token_t token;
+    uint32_t count;
+    if (!path)
+        return lode_fail(LODE_ERR_INVALID, "which service? --cluster FILE or LODEMARK_CLUSTER names its contact file");
+    LODE_TRY(service_contacts_read(path, &ranks, &count));
+    lode_status_t status = service_token_get(token_file, false, &token);
     if (status == LODE_OK)
-        status = client_connect(cluster, FIRST_NS);
-    if (status == LODE_OK && strcmp(lode_options_get(options, "mailbox"), "yes") == 0 && !cluster->link.mailbox)
-        status = lode_fail(LODE_ERR_UNSUPPORTED,
-                           "rank %u is on another host, or its memory cannot be reached: there is "
-                           "no mailbox (LODEMARK_MAILBOX=try does without)",
-                           cluster->link.rank);
+        status = client_create(ranks, count, &token, cluster);
+    free(ranks);
+    if (status == LODE_OK)
+        (*cluster)->contact_path = realpath(path, NULL); /* the program may change its folder */
+    return status;
+}
+
+static lode_status_t first_connection(lode_cluster_h cluster, const lode_options_t *options)
+{
+    const char *mailbox = lode_options_get(options, "mailbox");
+    cluster->reconnect_ns = lode_options_count(options, "reconnect") * 1000000;
+    cluster->hung_ns = lode_options_count(options, "hung") * 1000000;
+    cluster->spin_ns = lode_options_count(options, "spin") * 1000;
+    cluster->mailboxes = strcmp(mailbox, "no") != 0;
+    LODE_TRY(client_connect(cluster, FIRST_NS));
+    if (strcmp(mailbox, "yes") == 0 && !cluster->link.mailbox)
+        return lode_fail(LODE_ERR_UNSUPPORTED,
+                         "rank %u is on another host, or its memory cannot be reached: there is no mailbox "
+                         "(LODEMARK_MAILBOX=try does without)",
+                         cluster->link.rank);
+    return LODE_OK;
+}
+
+lode_status_t lode_cluster_connect(lode_config_h config, const char *contact, const char *token_file,
+                                   lode_cluster_h *out)
+{
+    lode_cluster_h cluster;
+    if (!config || !out)
+        return lode_fail(LODE_ERR_INVALID, "lode_cluster_connect: a NULL argument");
+    LODE_TRY(client_of_file(contact, token_file, &cluster));
+    lode_status_t status = first_connection(cluster, lode_config_options(config));
     if (status != LODE_OK) {
         client_free(cluster);
         return status;

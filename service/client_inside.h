@@ -36,6 +36,7 @@ typedef struct client_link {
     size_t got;
     client_buffer_t header, payload;
     uint64_t asked_ns;   /**< when the ping that is not answered was sent; 0: none is */
+    uint64_t looked_ns;  /**< when it was looked at last, beside the mailbox */
     uint64_t heard_ns;   /**< when anything came last */
     uint64_t ping, pong; /**< ids of the last sent, and of the last answered */
     char cause[160];     /**< why the last one broke */
@@ -43,6 +44,7 @@ typedef struct client_link {
 
 struct lode_cluster {
     const lode_calls_t *calls; /**< first, see attend/calls.h */
+    char *contact_path;        /**< NULL: none */
     service_contact_t *contacts;
     uint32_t contact_count, next_contact;
     service_token_t token;
@@ -107,6 +109,10 @@ lode_status_t client_ask(lode_cluster_h cluster, client_ask_t *ask);
 lode_status_t client_exchange(lode_cluster_h cluster, client_ask_t *ask);
 /** Have a connection, for at most @p patience_ns. */
 lode_status_t client_connect(lode_cluster_h cluster, uint64_t patience_ns);
+/** A client that knows these ranks, not yet connected; contacts are copied. */
+lode_status_t client_create(const service_contact_t *ranks, uint32_t count, const service_token_t *token,
+                            lode_cluster_h *cluster);
+void client_free(lode_cluster_h cluster);
 lode_status_t client_ping(lode_cluster_h cluster, uint64_t *round_trip_ns);
 void client_close(lode_cluster_h cluster);
 

@@ -20,8 +20,9 @@
 #define HELLO_NS (700 * MS)
 #define ALL_NS (10000 * MS) /* at most, to ask every rank once */
 #define PING_NS (250 * MS)
-#define LOOK_NS (20 * MS) /* how often a wait on the mailbox looks at the connection */
-enum { PARTS_MAX = 64 };
+#define LOOK_NS (20 * MS)    /* how often a wait on the mailbox looks at the connection */
+#define GLANCE_NS (200 * MS) /* and how often it is looked at between short waits */
+enum { PARTS_MAX = 64, CONTACTS_MAX = 4096 };
 
 lode_status_t client_reserve(client_buffer_t *buffer, size_t bytes)
 {
@@ -197,6 +198,50 @@ static lode_status_t receive(lode_cluster_h cluster, bool *whole)
     }
 }
 
+/* A rank that is known by its number has moved: another process has taken its place. */
+static void learn(lode_cluster_h cluster, const service_contact_t *contact)
+{
+    uint32_t at = 0;
+    while (at < cluster->contact_count && cluster->contacts[at].rank != contact->rank)
+        at++;
+    if (at == cluster->contact_count) {
+        service_contact_t *more = at < CONTACTS_MAX ? realloc(cluster->contacts, (at + 1) * sizeof *more) : NULL;
+        if (!more)
+            return;
+        cluster->contacts = more;
+        cluster->contact_count++;
+    }
+    cluster->contacts[at] = *contact;
+}
+
+/* Ranks that have joined since the contact file was read. */
+static void learn_contacts(lode_cluster_h cluster, const Lodemark__Welcome *welcome)
+{
+    for (size_t i = 0; i < welcome->n_ranks; i++) {
+        const Lodemark__Contact *said = welcome->ranks[i];
+        service_contact_t contact = {.rank = said->rank, .port = said->port};
+        struct in_addr ignored;
+        if (said->port == 0 || said->port > UINT16_MAX || inet_pton(AF_INET, said->address, &ignored) != 1 ||
+            !session_text_is_fine(said->host))
+            continue;
+        snprintf(contact.address, sizeof contact.address, "%s", said->address);
+        snprintf(contact.host, sizeof contact.host, "%s", said->host);
+        learn(cluster, &contact);
+    }
+}
+
+/* None that is known answers: the file may know others by now. */
+static void read_contacts_again(lode_cluster_h cluster)
+{
+    service_contact_t *ranks;
+    uint32_t count;
+    if (!cluster->contact_path || service_contacts_read(cluster->contact_path, &ranks, &count) != LODE_OK)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        learn(cluster, &ranks[i]);
+    free(ranks);
+}
+
 static lode_status_t read_message(lode_cluster_h cluster, const Lodemark__SessionReply **reply)
 {
     client_link_t *link = &cluster->link;
@@ -207,6 +252,8 @@ static lode_status_t read_message(lode_cluster_h cluster, const Lodemark__Sessio
         link->pong = link->ping;
         link->asked_ns = 0;
     }
+    if ((*reply)->id == 0 && (*reply)->welcome)
+        learn_contacts(cluster, (*reply)->welcome); /* ranks have joined */
     return LODE_OK;
 }
 
@@ -241,7 +288,8 @@ static lode_status_t await_reply(lode_cluster_h cluster, uint64_t id, uint64_t d
         if (whole) {
             LODE_TRY(read_message(cluster, reply));
             LODE_TRY(check_refusal(cluster, *reply));
-            if (cluster->link.frame.kind == SESSION_REPLY && ((*reply)->id == id || (*reply)->id == 0))
+            if (cluster->link.frame.kind == SESSION_REPLY &&
+                ((*reply)->id == id || ((*reply)->id == 0 && (*reply)->status != LODE_OK)))
                 return LODE_OK;
             continue;
         }
@@ -290,16 +338,18 @@ static uint64_t patience_of(lode_cluster_h cluster)
     return alone && expected > cluster->spin_ns && expected < 20 * MS ? expected : cluster->spin_ns;
 }
 
-/* Something came over the connection while a step is under way: a pong, a goodbye, or its end. */
+/* What came over the connection beside steps through the mailbox: pongs, news of ranks, a goodbye, or its end. */
 static lode_status_t look_at_connection(lode_cluster_h cluster, uint64_t since)
 {
     const Lodemark__SessionReply *reply;
-    bool whole;
-    LODE_TRY(receive(cluster, &whole));
-    if (whole) {
-        LODE_TRY(read_message(cluster, &reply));
-        if (reply->id != 0) /* a goodbye is heeded once the answer is here */
+    bool whole = true;
+    cluster->link.looked_ns = lode_now_ns();
+    while (whole) {
+        LODE_TRY(receive(cluster, &whole));
+        if (whole) {
+            LODE_TRY(read_message(cluster, &reply));
             LODE_TRY(check_refusal(cluster, reply));
+        }
     }
     return check_pulse(cluster, since);
 }
@@ -315,7 +365,7 @@ static lode_status_t await_mailbox(lode_cluster_h cluster)
 {
     mailbox_half_t *half = &cluster->link.mailbox->reply;
     uint32_t serial = cluster->link.serial;
-    uint64_t begin = lode_now_ns(), patience = patience_of(cluster), looked = begin, now;
+    uint64_t begin = lode_now_ns(), patience = patience_of(cluster), now;
     for (now = begin; now - begin < patience; now = lode_now_ns())
         for (int i = 0; i < 32; i++) {
             if (answered(half, serial))
@@ -328,10 +378,9 @@ static lode_status_t await_mailbox(lode_cluster_h cluster)
         if (seen != serial)
             mailbox_sleep(&half->serial, seen, LOOK_NS);
         atomic_store(&half->sleeps, 0);
-        if (lode_now_ns() - looked > LOOK_NS && !answered(half, serial)) {
-            looked = lode_now_ns();
+        now = lode_now_ns();
+        if (now - begin > LOOK_NS && now - cluster->link.looked_ns > LOOK_NS && !answered(half, serial))
             LODE_TRY(look_at_connection(cluster, begin));
-        }
     }
     return LODE_OK;
 }
@@ -340,6 +389,8 @@ static lode_status_t exchange_mailbox(lode_cluster_h cluster, client_ask_t *ask)
 {
     mailbox_half_t *half = &cluster->link.mailbox->reply;
     uint64_t begin = lode_now_ns();
+    if (begin - cluster->link.looked_ns > GLANCE_NS)
+        LODE_TRY(look_at_connection(cluster, begin));
     post(cluster, ask);
     LODE_TRY(await_mailbox(cluster));
     cluster->reply_ns = (cluster->reply_ns * 3 + (lode_now_ns() - begin)) / 4;
@@ -472,34 +523,6 @@ static void take_mailbox(lode_cluster_h cluster, const Lodemark__Welcome *welcom
     cluster->link.serial = 0;
 }
 
-static bool knows(const lode_cluster_h cluster, const Lodemark__Contact *contact)
-{
-    for (uint32_t i = 0; i < cluster->contact_count; i++)
-        if (cluster->contacts[i].port == contact->port && strcmp(cluster->contacts[i].address, contact->address) == 0)
-            return true;
-    return false;
-}
-
-/* Ranks that have joined since the contact file was written. */
-static void learn_contacts(lode_cluster_h cluster, const Lodemark__Welcome *welcome)
-{
-    for (size_t i = 0; i < welcome->n_ranks && cluster->contact_count < 4096; i++) {
-        const Lodemark__Contact *contact = welcome->ranks[i];
-        struct in_addr ignored;
-        if (knows(cluster, contact) || contact->port == 0 || contact->port > UINT16_MAX ||
-            inet_pton(AF_INET, contact->address, &ignored) != 1 || !session_text_is_fine(contact->host))
-            continue;
-        service_contact_t *more = realloc(cluster->contacts, (cluster->contact_count + 1) * sizeof *more);
-        if (!more)
-            return;
-        cluster->contacts = more;
-        more += cluster->contact_count++;
-        *more = (service_contact_t){.rank = contact->rank, .port = contact->port};
-        snprintf(more->address, sizeof more->address, "%s", contact->address);
-        snprintf(more->host, sizeof more->host, "%s", contact->host);
-    }
-}
-
 /* @return LODE_ERR_REFUSED for good; LODE_ERR_PEER_LOST: ask another rank */
 static lode_status_t greet(lode_cluster_h cluster)
 {
@@ -559,6 +582,7 @@ lode_status_t client_connect(lode_cluster_h cluster, uint64_t patience_ns)
             return status;
         if (lode_now_ns() + pause >= end)
             break;
+        read_contacts_again(cluster);
         nanosleep(&(struct timespec){.tv_nsec = (long)pause}, NULL);
         pause = pause < 100 * MS ? pause * 2 : pause;
     }

@@ -146,11 +146,10 @@ static bool tend(service_h service)
 {
     lode_fabric_h fabric = service->cluster->fabric;
     int more = 0;
-    lode_fabric_progress(fabric);
     if (lode_cluster_tend(service->cluster, TEND_US, &more) != LODE_OK)
         lode_debug("tending: %s", lode_error_message());
     uint32_t epoch = lode_fabric_epoch(fabric);
-    if (epoch != service->swept_epoch && lode_fabric_leader(fabric) == lode_fabric_rank(fabric) &&
+    if (epoch != service->swept_epoch && lode_leader(service->cluster) == lode_fabric_rank(fabric) &&
         !lode_fabric_fenced(fabric))
         serve_sweep(service);
     service->swept_epoch = epoch;
@@ -225,6 +224,7 @@ lode_status_t service_create(const service_params_t *params, service_h *out)
     service->bell_fd = service->listener = service->poll = service->wake = -1;
     service->self.rank = lode_fabric_rank(params->cluster->fabric);
     service->swept_epoch = lode_fabric_epoch(params->cluster->fabric);
+    pthread_mutex_init(&service->ranks_lock, NULL);
     memcpy(service->self.host, lode_fabric_members(params->cluster->fabric)[service->self.rank].host,
            sizeof service->self.host);
     mailbox_host(service->host);
@@ -244,13 +244,34 @@ void service_contact(service_h service, service_contact_t *contact)
     *contact = service->self;
 }
 
+lode_status_t service_learn(service_h service, const service_contact_t *contact)
+{
+    uint32_t at = 0;
+    lode_status_t status = LODE_OK;
+    pthread_mutex_lock(&service->ranks_lock);
+    while (at < service->rank_count && service->ranks[at].rank != contact->rank)
+        at++;
+    if (at == service->rank_count) {
+        service_contact_t *more = realloc(service->ranks, (at + 1) * sizeof *more);
+        if (more) {
+            service->ranks = more;
+            service->rank_count++;
+        } else {
+            status = lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", at + 1);
+        }
+    }
+    if (status == LODE_OK)
+        service->ranks[at] = *contact;
+    pthread_mutex_unlock(&service->ranks_lock);
+    atomic_fetch_add(&service->news, 1);
+    front_wake(service);
+    return status;
+}
+
 lode_status_t service_open(service_h service, const service_contact_t *ranks, uint32_t count)
 {
-    service->ranks = calloc(count, sizeof *ranks);
-    if (!service->ranks)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", count);
-    memcpy(service->ranks, ranks, count * sizeof *ranks);
-    service->rank_count = count;
+    for (uint32_t i = 0; i < count; i++)
+        LODE_TRY(service_learn(service, &ranks[i]));
     return front_start(service);
 }
 
@@ -285,6 +306,7 @@ void service_destroy(service_h *handle)
                                 &service->streams, &service->tensors};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         lode_buffer_free(buffers[i]);
+    pthread_mutex_destroy(&service->ranks_lock);
     free(service->ranks);
     free(service->answer);
     free(service->sessions);

@@ -236,11 +236,11 @@ static bool offer_mailbox(service_h service, server_session_t *session, const ch
     return true;
 }
 
-static void put_welcome(service_h service, server_link_t *link, const Lodemark__Hello *hello, uint64_t id)
+/* The addresses of all that live, with what else the reply has. */
+static void put_ranks(service_h service, server_link_t *link, Lodemark__Welcome *welcome, Lodemark__SessionReply *reply)
 {
-    Lodemark__SessionReply reply = LODEMARK__SESSION_REPLY__INIT;
-    Lodemark__Welcome welcome = LODEMARK__WELCOME__INIT;
-    Lodemark__MemoryFile files[2];
+    link->news = atomic_load(&service->news);
+    pthread_mutex_lock(&service->ranks_lock);
     Lodemark__Contact *contacts = calloc(service->rank_count, sizeof *contacts), **list;
     list = calloc(service->rank_count, sizeof *list);
     for (uint32_t i = 0; contacts && list && i < service->rank_count; i++) {
@@ -248,23 +248,42 @@ static void put_welcome(service_h service, server_link_t *link, const Lodemark__
         if (rank->rank >= lode_fabric_ranks(service->cluster->fabric) ||
             !lode_fabric_alive(service->cluster->fabric, rank->rank))
             continue;
-        Lodemark__Contact *contact = &contacts[welcome.n_ranks];
+        Lodemark__Contact *contact = &contacts[welcome->n_ranks];
         lodemark__contact__init(contact);
         contact->rank = rank->rank;
         contact->host = rank->host;
         contact->address = rank->address;
         contact->port = rank->port;
-        list[welcome.n_ranks++] = contact;
+        list[welcome->n_ranks++] = contact;
     }
-    welcome.ranks = list;
-    welcome.protocol = hello->newest < SESSION_NEWEST ? hello->newest : SESSION_NEWEST;
-    welcome.rank = service->self.rank;
-    offer_mailbox(service, link->session, hello->host, &welcome, files);
-    reply.id = id;
-    reply.welcome = &welcome;
-    put_note(link, SESSION_REPLY, &reply);
+    welcome->ranks = list;
+    welcome->rank = service->self.rank;
+    reply->welcome = welcome;
+    put_note(link, SESSION_REPLY, reply);
+    pthread_mutex_unlock(&service->ranks_lock);
     free(contacts);
     free(list);
+}
+
+static void put_welcome(service_h service, server_link_t *link, const Lodemark__Hello *hello, uint64_t id)
+{
+    Lodemark__SessionReply reply = LODEMARK__SESSION_REPLY__INIT;
+    Lodemark__Welcome welcome = LODEMARK__WELCOME__INIT;
+    Lodemark__MemoryFile files[2];
+    reply.id = id;
+    welcome.protocol = hello->newest < SESSION_NEWEST ? hello->newest : SESSION_NEWEST;
+    offer_mailbox(service, link->session, hello->host, &welcome, files);
+    put_ranks(service, link, &welcome, &reply);
+}
+
+/* A rank has joined: clients learn where it is, so that they can go there when their own is lost. */
+static void tell_news(service_h service, server_link_t *link)
+{
+    Lodemark__SessionReply reply = LODEMARK__SESSION_REPLY__INIT;
+    Lodemark__Welcome ranks = LODEMARK__WELCOME__INIT;
+    ranks.protocol = SESSION_NEWEST;
+    put_ranks(service, link, &ranks, &reply);
+    link_send(service, link);
 }
 
 static void welcome(service_h service, server_link_t *link, const Lodemark__Hello *hello, uint64_t id)
@@ -311,6 +330,8 @@ static void on_hello(service_h service, server_link_t *link)
         refuse(service, link, false, sentence);
     } else if (atomic_load(&service->stop)) {
         refuse(service, link, true, "the rank is shutting down");
+    } else if (atomic_load(&service->cluster->filling)) {
+        refuse(service, link, true, "the rank joined lately and does not know all blocks yet");
     } else {
         welcome(service, link, hello, call->id);
     }
@@ -512,6 +533,9 @@ static void look_at_links(service_h service, uint64_t now)
             link_watch(service, link);
             link_receive(service, link);
         }
+        if (link->greeted && !link->failed && !link->parting && !link->note_bytes &&
+            link->news != atomic_load_explicit(&service->news, memory_order_relaxed))
+            tell_news(service, link);
         if (link->failed || (link->deadline_ns && now > link->deadline_ns))
             link_close(service, link);
     }

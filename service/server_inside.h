@@ -58,6 +58,7 @@ typedef struct server_link {
     size_t got; /* bytes of the frame that is coming in */
     bool waits; /* for staging memory */
     uint8_t hello[SESSION_HELLO_MAX];
+    uint32_t news;      /* state of the ranks' addresses that the client was told */
     uint64_t pong;      /* id to answer; 0: none */
     lode_buffer_t note; /* a welcome, pong, refusal or goodbye on its way */
     size_t note_bytes, note_sent;
@@ -119,8 +120,10 @@ struct service {
     service_params_t params;
     lode_cluster_h cluster;
     service_contact_t self;
-    service_contact_t *ranks;
+    pthread_mutex_t ranks_lock;
+    service_contact_t *ranks; /* that are known; under the lock */
     uint32_t rank_count;
+    _Atomic uint32_t news;      /* counts their changes */
     char host[64];              /* as mailbox_host() says */
     server_session_t *sessions; /* (params.clients) */
     _Atomic uint32_t slots;     /* of the sessions, that were ever used: the first ones */
@@ -164,6 +167,10 @@ void serve_call(service_h service, server_session_t *session, const void *header
 void serve_farewell(service_h service, server_session_t *session);
 /** Drop blocks whose writer is gone before it sealed them: nobody can finish them. For the leader, after a change. */
 void serve_sweep(service_h service);
+
+/* server.c */
+/** Note where a rank takes clients, in place of what was known of it. Any thread. */
+lode_status_t service_learn(service_h service, const service_contact_t *contact);
 
 /** Count bytes as staging; false if there is no room now. Any thread. */
 bool staging_take(service_h service, uint64_t bytes);

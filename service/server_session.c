@@ -308,6 +308,38 @@ static lode_status_t serve_rank_stats(serving_t *s)
     return LODE_OK;
 }
 
+/* ------------------------------------------------------------------ newcomers */
+
+/* A client that knows the token may bring a process that becomes a rank. Its card goes to the fabric as it is. */
+static lode_status_t serve_admit(serving_t *s)
+{
+    void *invitation;
+    size_t bytes;
+    uint64_t begin = lode_now_ns();
+    LODE_TRY(lode_fabric_admit(s->cluster->fabric, s->payload, s->bytes, &invitation, &bytes));
+    lode_info("a process was taken in as one more rank, in %llu ms",
+              (unsigned long long)((lode_now_ns() - begin) / 1000000));
+    lode_status_t status = lode_buffer_reserve(s->answer->payload, bytes);
+    if (status == LODE_OK) {
+        memcpy(s->answer->payload->data, invitation, bytes);
+        s->answer->payload_bytes = bytes;
+    }
+    free(invitation);
+    return status;
+}
+
+static lode_status_t serve_announce(serving_t *s)
+{
+    const Lodemark__Contact *said = s->call->announce->contact;
+    service_contact_t contact = {.rank = said->rank, .port = said->port};
+    if (contact.rank >= lode_fabric_capacity(s->cluster->fabric))
+        return lode_fail(LODE_ERR_FORMAT, "a rank %u announces itself to a cluster of at most %u", contact.rank,
+                         lode_fabric_capacity(s->cluster->fabric));
+    snprintf(contact.host, sizeof contact.host, "%s", said->host);
+    snprintf(contact.address, sizeof contact.address, "%s", said->address);
+    return service_learn(s->service, &contact);
+}
+
 /* -------------------------------------------------------------------- views */
 
 static lode_status_t serve_view_create(serving_t *s)
@@ -499,6 +531,10 @@ static lode_status_t serve(serving_t *s)
         return serve_step(s);
     case LODEMARK__SESSION_CALL__BODY_SELECTION:
         return serve_selection(s);
+    case LODEMARK__SESSION_CALL__BODY_ADMIT:
+        return serve_admit(s);
+    case LODEMARK__SESSION_CALL__BODY_ANNOUNCE:
+        return serve_announce(s);
     default:
         return lode_fail(LODE_ERR_UNSUPPORTED, "a call of kind %d is not served", (int)s->call->body_case);
     }

@@ -37,4 +37,16 @@ void service_stop(service_h service);
 /** Say goodbye to all clients, give back what they held, free. */
 void service_destroy(service_h *service);
 
+/* ---------------------------------------------------------- ranks that join */
+
+/**
+ * As a client of a rank, bring the card of a process that wants to become a rank, and its invitation back.
+ * @param[out] invitation  of malloc
+ */
+lode_status_t service_admit(lode_cluster_h client, const void *card, size_t card_bytes, void **invitation,
+                            size_t *invitation_bytes);
+/** Tell ranks where this one takes clients. Those that do not answer are left out. */
+void service_announce(const service_contact_t *ranks, uint32_t count, const service_token_t *token,
+                      const service_contact_t *self);
+
 #endif

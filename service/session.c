@@ -132,6 +132,15 @@ static lode_status_t check_step(const Lodemark__StepAsk *step)
     return LODE_OK;
 }
 
+static lode_status_t check_announce(const Lodemark__Announce *announce)
+{
+    const Lodemark__Contact *contact = announce->contact;
+    if (!contact || contact->port == 0 || contact->port > UINT16_MAX || strlen(contact->address) > 63 ||
+        strlen(contact->host) > 63 || !session_text_is_fine(contact->address) || !session_text_is_fine(contact->host))
+        return lode_fail(LODE_ERR_FORMAT, "a rank announces an address that makes no sense");
+    return LODE_OK;
+}
+
 lode_status_t session_call_check(const Lodemark__SessionCall *call, size_t payload)
 {
     if (call->id == 0)
@@ -159,6 +168,8 @@ lode_status_t session_call_check(const Lodemark__SessionCall *call, size_t paylo
         return LODE_OK;
     case LODEMARK__SESSION_CALL__BODY_VIEW_CREATE:
         return check_view(call->view_create);
+    case LODEMARK__SESSION_CALL__BODY_ANNOUNCE:
+        return check_announce(call->announce);
     default:
         return LODE_OK;
     }
@@ -206,22 +217,25 @@ lode_status_t session_step_layout(const Lodemark__StepAsk *ask, const session_sh
 
 /* -------------------------------------------------------------- translation */
 
-#define STEP_FIELDS(F)                                                                                        \
-    F(visible_tokens)                                                                                         \
-    F(budget_tokens)                                                                                          \
-    F(records_wanted)                                                                                         \
-    F(records_local)                                                                                          \
-    F(records_hit) F(records_fetched) F(records_lost) F(bytes_fetched) F(requests) F(owners_asked) F(retries) \
-        F(selected_digest) F(step_ns)
-#define RANK_FIELDS(F)                                                                                                \
-    F(incarnation)                                                                                                    \
-    F(epoch)                                                                                                          \
-    F(fenced)                                                                                                         \
-    F(filling)                                                                                                        \
-    F(uptime_ns) F(arena_bytes) F(arena_used_bytes) F(pages) F(landmark_bytes) F(blocks) F(under_replicated_pages)    \
-        F(lost_pages) F(repaired_bytes) F(clients) F(steps) F(failed_steps) F(steps_per_second) F(step_p50_ns)        \
-            F(step_p90_ns) F(step_p99_ns) F(step_max_ns) F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) \
-                F(served_bytes_per_second)
+#define STEP_FIELDS(F) \
+    F(visible_tokens)  \
+    F(budget_tokens)   \
+    F(records_wanted)  \
+    F(records_local)   \
+    F(records_hit)     \
+    F(records_fetched) \
+    F(records_lost) F(bytes_fetched) F(requests) F(owners_asked) F(retries) F(selected_digest) F(step_ns)
+#define RANK_FIELDS(F)                                                                                                 \
+    F(incarnation)                                                                                                     \
+    F(epoch)                                                                                                           \
+    F(fenced)                                                                                                          \
+    F(filling)                                                                                                         \
+    F(uptime_ns)                                                                                                       \
+    F(arena_bytes)                                                                                                     \
+    F(arena_used_bytes)                                                                                                \
+    F(pages) F(landmark_bytes) F(blocks) F(under_replicated_pages) F(lost_pages) F(repaired_bytes) F(clients) F(steps) \
+        F(failed_steps) F(steps_per_second) F(step_p50_ns) F(step_p90_ns) F(step_p99_ns) F(step_max_ns)                \
+            F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) F(served_bytes_per_second)
 
 void session_pack_stats(const lode_step_stats_t *stats, uint64_t stages[LODE_STAGE_COUNT], Lodemark__StepStats *message)
 {

@@ -4,10 +4,10 @@
  *
  *   same              every kind of call gives the same bits as a rank that runs alone, in this process
  *   latency N         N steps; what a client pays above the rank's own step
- *   steps N PAUSE_MS  a step again and again: all alike, none failed; says its rank first, at the end the longest stall
- *   many K N          K processes at once, N steps each: all alike
- *   writer            says its rank, waits for a line of input; its rank is dead then, and what it had not sealed lost
- *   dies WHEN         leaves without a word: "put" amid an append, "step" amid a step, "open" with an unsealed block
+ *   steps N PAUSE_MS  a step again and again: all alike, none failed; ends by an interrupt; says its rank first, at the
+ * end the longest stall many K N          K processes at once, N steps each: all alike writer            says its rank,
+ * waits for a line of input; its rank is dead then, and what it had not sealed lost dies WHEN         leaves without a
+ * word: "put" amid an append, "step" amid a step, "open" with an unsealed block
  */
 #include <pthread.h>
 #include <signal.h>
@@ -293,14 +293,25 @@ static int latency(int steps)
     return 0;
 }
 
+static volatile sig_atomic_t enough;
+
+static void on_interrupt(int number)
+{
+    enough = number;
+}
+
+/* Until an interrupt, or count. */
 static int steps(int count, int pause_ms)
 {
+    int done = 0;
     loop_t loop;
     uint64_t longest = 0;
     uint64_t wrong = 0, failed = 0;
     loop_begin(&loop);
     say_rank(loop.cluster);
-    for (int i = 0; i < count; i++) {
+    uint64_t first = lode_now_ns();
+    signal(SIGINT, on_interrupt);
+    for (int i = 0; i < count && !enough; i++, done++) {
         uint64_t begin = lode_now_ns();
         memset(loop.out, 0xff, sizeof loop.out);
         if (lode_step(loop.cluster, 0, &loop.stream, 1, NULL) != LODE_OK) {
@@ -311,9 +322,12 @@ static int steps(int count, int pause_ms)
         }
         uint64_t took = lode_now_ns() - begin;
         longest = took > longest ? took : longest;
+        if (took > 50000000)
+            fprintf(stderr, "step %d took %.0f ms, %.3f s after the first\n", i, (double)took / 1e6,
+                    (double)(begin - first) / 1e9);
         nanosleep(&(struct timespec){.tv_nsec = pause_ms * 1000000L}, NULL);
     }
-    printf("{\"steps\": %d, \"failed\": %llu, \"wrong\": %llu, \"longest_ms\": %.1f}\n", count,
+    printf("{\"steps\": %d, \"failed\": %llu, \"wrong\": %llu, \"longest_ms\": %.1f}\n", done,
            (unsigned long long)failed, (unsigned long long)wrong, (double)longest / 1e6);
     loop_end(&loop);
     return failed || wrong;
