@@ -29,7 +29,7 @@ static const char *directory;
 static int rank, ranks;
 static bool right = true, dead[8];
 static pid_t pids[8];
-static const char *beat = "0";
+static const char *beat = "0", *replicas = "2", *rate = "100MiB";
 static float expected[LAYERS][OUT];
 
 #define CHECK(condition, ...)                                                      \
@@ -148,7 +148,8 @@ static lode_config_h configure(const char *arena)
     MUST(lode_config_set(config, "landing", "1MiB"));
     MUST(lode_config_set(config, "hot-cache", "0"));
     MUST(lode_config_set(config, "path", "batched"));
-    MUST(lode_config_set(config, "replicas", "2"));
+    MUST(lode_config_set(config, "replicas", replicas));
+    MUST(lode_config_set(config, "repair-rate", rate));
     MUST(lode_config_set(config, "heartbeat", beat)); /* where nobody hangs, a busy machine must not look like it */
     MUST(lode_config_set(config, "fetch-deadline", "5000"));
     return config;
@@ -368,7 +369,7 @@ static void *receive_bytes(int from, size_t *bytes)
 
 static const char *self_path;
 
-static pid_t let_in(void)
+static pid_t let_in(const char *how)
 {
     int ends[2];
     pid_t pid;
@@ -378,7 +379,7 @@ static pid_t let_in(void)
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
     fcntl(ends[0], F_SETFD, FD_CLOEXEC);
     snprintf(number, sizeof number, "%d", ends[1]);
-    char *arguments[] = {(char *)self_path, "--join", number, (char *)directory, NULL};
+    char *arguments[] = {(char *)self_path, (char *)how, number, (char *)directory, NULL};
     CHECK(posix_spawn(&pid, self_path, NULL, NULL, arguments, environ) == 0, "spawn");
     close(ends[1]);
     void *card = receive_bytes(ends[0], &card_bytes);
@@ -417,7 +418,7 @@ static void joined(void)
     tend_until_restored(true);
     meet("alone");
     if (rank == 0)
-        pid = let_in();
+        pid = let_in("--join");
     uint64_t begin = lode_now_ns();
     while (!lode_fabric_alive(cluster->fabric, NEW) && seconds_since(begin) < 20)
         tend();
@@ -446,13 +447,11 @@ static void joined(void)
         CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the process that joined ended with %x", status);
 }
 
-static int newcomer(int channel)
+static void enter(int channel)
 {
     void *card;
     size_t bytes, expected_bytes;
-    char name[16];
-    uint64_t tokens, begin = lode_now_ns();
-    lode_block_h late;
+    uint64_t begin = lode_now_ns();
     lode_config_h config = configure("16MiB");
     MUST(lode_cluster_prepare(config, &cluster, &card, &bytes));
     send_bytes(channel, card, bytes);
@@ -468,6 +467,24 @@ static int newcomer(int channel)
     while (atomic_load(&cluster->filling) && seconds_since(begin) < 30)
         tend();
     CHECK(!atomic_load(&cluster->filling), "not filled");
+}
+
+static void open_all(void)
+{
+    char name[16];
+    for (uint32_t b = 0; b < BLOCKS; b++) {
+        snprintf(name, sizeof name, "document %u", b);
+        MUST(lode_block_open(cluster, name, &blocks[b]));
+    }
+    make_view();
+    steps_are_right("with nothing of its own");
+}
+
+static int newcomer(int channel)
+{
+    uint64_t tokens;
+    lode_block_h late;
+    enter(channel);
     meet("written");
     MUST(lode_block_open(cluster, "late", &late));
     for (uint32_t layer = 0; layer < LAYERS; layer++) {
@@ -478,13 +495,43 @@ static int newcomer(int channel)
     meet("late");
     meet("dropped");
     CHECK(lode_block_open(cluster, "late", &late) == LODE_ERR_NOT_FOUND, "dropped, and here still");
-    for (uint32_t b = 0; b < BLOCKS; b++) {
-        snprintf(name, sizeof name, "document %u", b);
-        MUST(lode_block_open(cluster, name, &blocks[b]));
-    }
-    make_view();
-    steps_are_right("with nothing of its own");
+    open_all();
     restored_with_newcomer();
+    return !right;
+}
+
+/* The leader dies while it fills a newcomer; its heir begins anew. */
+static void heir(void)
+{
+    enum { NEW = 1, HOST = 2 };
+    pid_t pid = 0;
+    int status = 0;
+    kill_rank(NEW);
+    meet("alone");
+    if (rank == HOST)
+        pid = let_in("--heir");
+    uint64_t begin = lode_now_ns();
+    while (!lode_fabric_alive(cluster->fabric, NEW) && seconds_since(begin) < 20)
+        tend();
+    begin = lode_now_ns();
+    while (seconds_since(begin) < 1.5)
+        tend();
+    CHECK(cluster->newcomers[NEW], "filled before its time");
+    meet("filling");
+    kill_rank(0);
+    dead[NEW] = false;
+    steps_are_right("with two left");
+    meet("done");
+    if (rank == HOST)
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0, "the process that joined ended with %x", status);
+}
+
+static int heirs_newcomer(int channel)
+{
+    enter(channel);
+    dead[0] = true;
+    open_all();
+    meet("done");
     return !right;
 }
 
@@ -496,17 +543,19 @@ static const struct {
     const char *small; /* rank with a small arena */
     bool dies;
 } cases[] = {{"killed", killed, NULL, true}, {"leader", leader, NULL, true}, {"stopped", stopped, NULL, true},
-             {"full", full, "3", true},      {"joined", joined, NULL, true}, {"healed", healed, NULL, false}};
+             {"full", full, "3", true},      {"joined", joined, NULL, true}, {"heir", heir, NULL, true},
+             {"healed", healed, NULL, false}};
 
 int main(int argc, char **argv)
 {
     int provided;
     size_t which = 0;
     self_path = argv[0];
-    if (argc == 4 && strcmp(argv[1], "--join") == 0) {
+    if (argc == 4) {
+        bool join = strcmp(argv[1], "--join") == 0;
         alarm(90);
         directory = argv[3];
-        _exit(newcomer(atoi(argv[2])));
+        _exit(join ? newcomer(atoi(argv[2])) : heirs_newcomer(atoi(argv[2])));
     }
     if (argc != 3)
         return 2;
@@ -521,6 +570,10 @@ int main(int argc, char **argv)
         return 2;
     if (cases[which].run == stopped)
         beat = "100";
+    if (cases[which].run == heir) {
+        replicas = "3";
+        rate = "64KiB"; /* slow enough for it to die in the midst */
+    }
     set_up(cases[which].small);
     cases[which].run();
     if (right)
