@@ -72,7 +72,8 @@ static void judge_rank(lode_stat_t *stat, uint32_t rank)
         say(stat->trouble, sizeof stat->trouble,
             "rank %u does not answer: it hangs or is cut off, and is given up when it stays silent", rank);
     else if (!r->alive)
-        say(stat->trouble, sizeof stat->trouble, "rank %u%s%s is lost: start it again, or go on without it", rank,
+        say(stat->trouble, sizeof stat->trouble,
+            "rank %u%s%s is lost: put a process in its place by lodemarkd --join, or go on without it", rank,
             *r->host ? " on " : "", r->host);
     else if (r->fenced)
         say(stat->trouble, sizeof stat->trouble,
