@@ -304,6 +304,16 @@ static bool was_lost(lode_fabric_h fabric, uint32_t nonce)
     return false;
 }
 
+/** Under slots_lock. */
+static bool is_full(lode_fabric_h fabric)
+{
+    for (uint32_t r = 0; r < fabric->ranks; r++) {
+        if (!fabric->slots[r].member)
+            return false;
+    }
+    return fabric->ranks == fabric->capacity;
+}
+
 static fabric_slot_t *slot_of_nonce(lode_fabric_h fabric, uint32_t nonce)
 {
     for (uint32_t r = 0; r < fabric->ranks; r++) {
@@ -335,6 +345,9 @@ lode_status_t fabric_membership_offer(lode_fabric_h fabric, const void *bytes, s
                            atomic_load(&fabric->decider));
     else if (was_lost(fabric, card.nonce))
         status = lode_fail(LODE_ERR_INVALID, "the process that wants to join was a member and is lost");
+    else if (!found && is_full(fabric))
+        status = lode_fail(LODE_ERR_FULL, "all %u slots have a living rank; the cluster was started with max-ranks %u",
+                           fabric->capacity, fabric->capacity);
     else if (!found && !free_offer)
         status = lode_fail(LODE_ERR_FULL, "%u processes want to join at once; try again", OFFERS);
     else if (!found && !candidate_copy(&free_offer->process, &card, blob))

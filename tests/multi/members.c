@@ -304,6 +304,25 @@ static void case_grow(void)
     with_newcomer(pages.ranks - 2, pages.ranks - 1, 1); /* pages.ranks counts it already */
 }
 
+/* No slot is left; what was prepared can be destroyed without having entered. */
+static void case_full(void)
+{
+    if (pages.rank == 1) {
+        lode_fabric_h other = NULL;
+        void *card = NULL, *invitation = NULL;
+        size_t card_bytes = 0, bytes = 0;
+        CHECK(lode_fabric_prepare(&params, &other, &card, &card_bytes) == LODE_OK, "prepare");
+        lode_status_t status = lode_fabric_admit(pages.fabric, card, card_bytes, &invitation, &bytes);
+        CHECK(status == LODE_ERR_FULL && !invitation, "%s", lode_status_string(status));
+        CHECK(strstr(lode_error_message(), "max-ranks"), "no reason");
+        free(card);
+        lode_fabric_destroy(&other);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    CHECK(lode_fabric_epoch(pages.fabric) == 1, "%u", lode_fabric_epoch(pages.fabric));
+    say();
+}
+
 /* Process after process takes a slot and is killed. */
 static void case_churn(void)
 {
@@ -406,6 +425,7 @@ static const struct {
              {"rejoin", case_rejoin, 0},
              {"grow", case_grow, 1},
              {"stale", case_stale, 0},
+             {"full", case_full, 0},
              {"cut", case_cut, 0},
              {"churn", case_churn, 1}};
 
@@ -445,6 +465,8 @@ int main(int argc, char **argv)
     alarm(90); /* a hang ends here */
     int64_t pid = getpid(), all[64];
     MPI_Allgather(&pid, 1, MPI_INT64_T, all, 1, MPI_INT64_T, MPI_COMM_WORLD);
+    if (strcmp(argv[1], "full") == 0)
+        params.max_ranks = 1; /* the job's are the least */
     if (open_all(cases[which].more) != LODE_OK) {
         fprintf(stderr, "rank %d: %s\n", rank, lode_error_message());
         MPI_Abort(MPI_COMM_WORLD, 1);
