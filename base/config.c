@@ -48,7 +48,7 @@ const lode_option_t lode_library_options[] = {
     {"spin", "50", LODE_OPTION_COUNT, NULL, 0, 1000000, "us that an idle thread polls before it sleeps"},
     {"reconnect", "5000", LODE_OPTION_COUNT, NULL, 0, 3600000,
      "ms that a client looks for a living rank when its own is lost"},
-    {"hung", "1000", LODE_OPTION_COUNT, NULL, 10, 3600000, "ms without a sign of life until a client leaves a rank"},
+    {"hung", "700", LODE_OPTION_COUNT, NULL, 10, 3600000, "ms without a sign of life until a client leaves a rank"},
     {"mailbox", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0, "steps of a client through memory shared with its rank"},
     {"kernels", "auto", LODE_OPTION_CHOICE, "auto|scalar|avx2|avx512", 0, 0,
      "instruction set of the arithmetic; auto: the best that the processor has"},

@@ -252,6 +252,34 @@ static int finish(daemon_state_t *d, lode_status_t status)
     return code;
 }
 
+/* ------------------------------------------------------------------ come back */
+
+/*
+ * The others went on without this rank: it was stopped, or cut off. What it held is theirs to restore, and what it
+ * thinks of the cluster is worth nothing, so it begins anew as a process that joins, in place. @return if that failed
+ */
+static void come_back(daemon_state_t *d, int argc, char **argv)
+{
+    char path[4096] = {0}; /* by its own path, so that it keeps its name in listings of processes */
+    char **words = calloc((size_t)argc + 3, sizeof *words);
+    if (!words || readlink("/proc/self/exe", path, sizeof path - 1) <= 0) {
+        free(words);
+        return;
+    }
+    memcpy(words, argv, (size_t)argc * sizeof *words);
+    if (!d->joined) {
+        words[argc] = "--join";
+        words[argc + 1] = (char *)lode_options_get(&d->options, "contact");
+    }
+    fprintf(stderr, "lodemarkd: rank %u was held for lost and joins anew\n", d->job.rank);
+    lode_metrics_stop(&d->metrics);
+    service_destroy(&d->service);
+    fflush(stdout);
+    close_range(3, ~0u, CLOSE_RANGE_CLOEXEC); /* connections of the life before must not look alive */
+    execv(path, words);
+    free(words);
+}
+
 /* --------------------------------------------------------------------- main */
 
 static void print_help(void)
@@ -277,7 +305,7 @@ static lode_status_t read_options(int argc, char **argv, daemon_state_t *d)
 static int run(int argc, char **argv)
 {
     daemon_state_t d = {0};
-    if (read_options(argc, argv, &d) != LODE_OK)
+    if (read_options(argc - 1, argv + 1, &d) != LODE_OK)
         return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
     const char *join = lode_options_get(&d.options, "join");
     lode_status_t status = join ? start_joined(&d, join) : start(&d);
@@ -291,7 +319,10 @@ static int run(int argc, char **argv)
     atomic_store(&stoppable, d.service);
     if (atomic_load(&stop_wanted))
         service_stop(d.service);
-    return finish(&d, service_run(d.service));
+    status = service_run(d.service);
+    if (status != LODE_OK && !atomic_load(&stop_wanted) && lode_fabric_expelled(d.cluster->fabric))
+        come_back(&d, argc, argv);
+    return finish(&d, status);
 }
 
 int main(int argc, char **argv)
@@ -306,5 +337,5 @@ int main(int argc, char **argv)
             print_help();
         return LODE_EXIT_OK;
     }
-    return run(argc - 1, argv + 1);
+    return run(argc, argv);
 }
