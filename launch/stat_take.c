@@ -71,10 +71,6 @@ static void judge_rank(lode_stat_t *stat, uint32_t rank)
     if (stat->mute[rank])
         say(stat->trouble, sizeof stat->trouble,
             "rank %u does not answer: it hangs or is cut off, and is given up when it stays silent", rank);
-    else if (!r->alive)
-        say(stat->trouble, sizeof stat->trouble,
-            "rank %u%s%s is lost: put a process in its place by lodemarkd --join, or go on without it", rank,
-            *r->host ? " on " : "", r->host);
     else if (r->fenced)
         say(stat->trouble, sizeof stat->trouble,
             "rank %u on %s is cut off from the others and takes no changes: look at its network", rank, r->host);
@@ -86,12 +82,31 @@ static void judge_rank(lode_stat_t *stat, uint32_t rank)
             100 * (double)r->arena_used_bytes / (double)r->arena_bytes);
 }
 
+static void judge_lost(lode_stat_t *stat)
+{
+    char list[128] = "";
+    uint32_t lost = 0;
+    for (uint32_t rank = 0; rank < stat->ranks; rank++) {
+        const lode_rank_stats_t *r = &stat->rank[rank];
+        size_t used = strlen(list);
+        if (r->alive || stat->mute[rank])
+            continue;
+        snprintf(list + used, sizeof list - used, "%s%u%s%s", lost++ ? ", " : "", rank, *r->host ? " on " : "",
+                 r->host);
+    }
+    if (lost)
+        say(stat->trouble, sizeof stat->trouble,
+            "rank%s %s %s lost: put %s in %s place by lodemarkd --join, or go on without", lost > 1 ? "s" : "", list,
+            lost > 1 ? "are" : "is", lost > 1 ? "processes" : "a process", lost > 1 ? "their" : "its");
+    if (lost && !stat->total.lost_pages && !stat->total.under_replicated_pages)
+        say(stat->trouble, sizeof stat->trouble, "every page has its owners");
+}
+
 static void judge(lode_stat_t *stat)
 {
+    judge_lost(stat);
     for (uint32_t rank = 0; rank < stat->ranks; rank++)
         judge_rank(stat, rank);
-    if (stat->alive < stat->ranks && !stat->total.lost_pages && !stat->total.under_replicated_pages)
-        say(stat->trouble, sizeof stat->trouble, "every page has its owners");
     if (stat->total.lost_pages)
         say(stat->trouble, sizeof stat->trouble,
             "%" PRIu64 " pages have no living owner: put their blocks again, with more --replicas",
