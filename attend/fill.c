@@ -12,6 +12,8 @@
 
 /* Between two questions whether a newcomer is still being filled; between two passes. */
 #define ASK_NS UINT64_C(300000000)
+/* Until a newcomer that failed to answer is tried again. */
+#define FAILED_NS UINT64_C(2000000000)
 /* Messages under way at once. */
 enum { BATCH = 16 };
 
@@ -427,7 +429,7 @@ bool lode_fill_some(lode_cluster_h cluster, lode_fill_t *fill, uint64_t end_ns)
     if (fill->failed) { /* from the start, when it answers again */
         forget_sent(fill);
         fill->in_pass = false;
-        fill->next_ns = lode_now_ns() + ASK_NS;
+        fill->next_ns = lode_now_ns() + FAILED_NS;
     }
     return fill->in_pass && lode_repair_may_copy(cluster);
 }

@@ -28,7 +28,9 @@ enum { QUIET_MOST = 4 };
 #define IDLE_NS UINT64_C(5000000000)
 /* Share of the time that an idle rank spends looking: one part in so many. */
 #define IDLE_SHARE 20
-/* How long a rank whose arena was full is not asked again. */
+/* Until a keeper that did not take news is told again. */
+#define RETELL_NS UINT64_C(1000000000)
+/* How long a rank whose arena was full, or who did not answer, is not asked again. */
 #define FULL_NS UINT64_C(30000000000)
 /* Looks after a change until a page that its owner does not see to may be due to this node's own lack of news. */
 #define NEWS_LOOKS 3
@@ -351,6 +353,8 @@ static void copy_answered(void *context, uint32_t from, lode_status_t status, co
             lode_warn("rank %u has no room for copies of pages: %s; others are asked", from, lode_error_message());
         repair->full_said = true;
     } else {
+        if (status == LODE_ERR_TIMEOUT) /* it hangs: not to be waited for again and again */
+            repair->full_until_ns[from] = lode_now_ns() + FULL_NS;
         lode_debug("copy of page %u to rank %u: %s", job->id.page, from, lode_error_message());
     }
 }
@@ -499,6 +503,7 @@ static void run_jobs(lode_repair_t *repair)
     repair->untold = !tell(repair);
     if (repair->untold) {
         lode_debug("owners of pages could not be told everywhere, and will be again: %s", lode_error_message());
+        repair->next_ns = lode_now_ns() + RETELL_NS;
         return;
     }
     take_back_dropped(repair);
@@ -583,7 +588,8 @@ static bool look_on(lode_repair_t *repair, uint64_t end_ns)
 static bool repair_some(lode_repair_t *repair, uint64_t end_ns)
 {
     if (repair->untold) {
-        run_jobs(repair);
+        if (lode_now_ns() >= repair->next_ns)
+            run_jobs(repair);
         return false;
     }
     if (!repair->looking) {
