@@ -175,6 +175,32 @@ static void run_steps(lode_cluster_h cluster, lode_view_h reads, lode_view_h wri
     }
 }
 
+/* One append that a client cuts into several messages: the block must not see that. */
+static void large_append(lode_cluster_h cluster, const char *name, results_t *results)
+{
+    enum { LARGE = 40000 };
+    size_t n = (size_t)LARGE * KV_HEADS * DIM;
+    float *k = noise(n, 21), *v = noise(n, 22), *q = noise(HEADS * DIM, 23), out[HEADS * DIM];
+    lode_block_h block = create_block(cluster, name, LODE_FORMAT_HIGGS4);
+    TRY(lode_block_append(block, 0, LARGE, LODE_FP32, k, v));
+    lode_view_h view = view_of(cluster, &block, 1, -1);
+    lode_stream_t stream = {.view = view, .tokens = 1, .position = LODE_POSITION_END, .dtype = LODE_FP32, .q = q};
+    stream.out = out;
+    TRY(lode_step(cluster, 0, &stream, 1, NULL));
+    keep(results, out, sizeof out);
+    keep_selection(cluster, 0, 1, results);
+    k[n - 1] = __builtin_nanf("");
+    CHECK(lode_block_append(block, 0, LARGE, LODE_FP32, k, v) == LODE_ERR_NONFINITE);
+    uint64_t tokens;
+    TRY(lode_block_tokens(block, 0, &tokens));
+    CHECK(tokens == LARGE);
+    TRY(lode_view_destroy(&view));
+    TRY(lode_block_drop(&block));
+    free(k);
+    free(v);
+    free(q);
+}
+
 static void scenario(lode_cluster_h cluster, const char *prefix, results_t *results)
 {
     char name[LODE_NAME_MAX + 1];
@@ -200,6 +226,8 @@ static void scenario(lode_cluster_h cluster, const char *prefix, results_t *resu
         TRY(lode_block_tokens(blocks[1], layer, &tokens));
         keep(results, &tokens, sizeof tokens);
     }
+    snprintf(name, sizeof name, "%s-large", prefix);
+    large_append(cluster, name, results);
     /* what is refused, is refused alike */
     float nan[KV_HEADS * DIM];
     for (int i = 0; i < KV_HEADS * DIM; i++)
