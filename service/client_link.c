@@ -557,19 +557,38 @@ static lode_status_t greet(lode_cluster_h cluster)
     return LODE_OK;
 }
 
-/* Ask every rank once, beginning behind the one that was asked last. */
+/* Who is asked first: ranks of this host, then others, and last the one that was just lost, or asked in vain. */
+static int turn_of(const lode_cluster_h cluster, const service_contact_t *contact, const char *host)
+{
+    if (cluster->link.generation && contact->rank == cluster->link.rank)
+        return 2;
+    return strcmp(contact->host, host) == 0 ? 0 : 1;
+}
+
+/* Ask every rank once, in turns; of one turn, begin behind the one that was asked last. */
 static lode_status_t connect_once(lode_cluster_h cluster, uint64_t end)
 {
+    char host[64] = "";
+    uint32_t count = cluster->contact_count, first = cluster->next_contact, asked = 0;
+    uint8_t turns[CONTACTS_MAX];
     lode_status_t status = LODE_ERR_PEER_LOST;
-    uint32_t count = cluster->contact_count;
-    for (uint32_t i = 0; i < count && (i == 0 || lode_now_ns() < end); i++) {
-        service_contact_t to = cluster->contacts[cluster->next_contact++ % count];
-        status = dial(cluster, &to);
-        if (status == LODE_OK)
-            status = greet(cluster);
-        if (status != LODE_ERR_PEER_LOST)
-            return status;
-    }
+    gethostname(host, sizeof host - 1);
+    for (uint32_t i = 0; i < count; i++)
+        turns[i] = (uint8_t)turn_of(cluster, &cluster->contacts[i], host);
+    for (int turn = 0; turn < 3; turn++)
+        for (uint32_t i = 0; i < count && (asked == 0 || lode_now_ns() < end); i++) {
+            uint32_t at = (first + i) % count;
+            if (turns[at] != turn)
+                continue;
+            service_contact_t to = cluster->contacts[at];
+            asked++;
+            cluster->next_contact = at + 1;
+            status = dial(cluster, &to);
+            if (status == LODE_OK)
+                status = greet(cluster);
+            if (status != LODE_ERR_PEER_LOST)
+                return status;
+        }
     return status;
 }
 
