@@ -87,8 +87,15 @@ static uint32_t weight(bool *lowest)
     return weighs;
 }
 
+/** Whether a vote counts: a voter holds to it for a lease. */
+static bool has_vote(const epoch_view_t *view, uint32_t slot, uint64_t now)
+{
+    const epoch_peer_t *peer = &view->peers[slot];
+    return peer->vote && (slot == view->self || !view->params.beat_ns || now < peer->voted_ns + view->params.lease_ns);
+}
+
 /** Whether the votes make a quorum, see epoch.h. */
-static bool is_chosen(const epoch_view_t *view)
+static bool is_chosen(const epoch_view_t *view, uint64_t now)
 {
     uint32_t all = 0, votes = 0;
     bool lowest = true, living = true;
@@ -96,11 +103,10 @@ static bool is_chosen(const epoch_view_t *view)
         if (!epoch_member(view, r))
             continue;
         uint32_t weighs = weight(&lowest);
-        bool self = r == view->self;
+        bool self = r == view->self, votes_for = has_vote(view, r, now);
         all += weighs;
-        votes += view->peers[r].vote ? weighs : 0;
-        if (self ? !view->peers[r].vote
-                 : view->verdicts[r] != EPOCH_DEAD && !(view->peers[r].vote && view->peers[r].agrees))
+        votes += votes_for ? weighs : 0;
+        if (self ? !votes_for : view->verdicts[r] != EPOCH_DEAD && !(votes_for && view->peers[r].agrees))
             living = false;
     }
     return 2 * votes > all || living;
@@ -144,7 +150,7 @@ static void adopt(epoch_view_t *view, uint32_t number, const uint64_t *set, uint
     view->number = number;
     view->promised = view->accepted = view->ballot = view->seen = view->best = 0;
     view->phase = EPOCH_IDLE;
-    view->begin_ns = 0;
+    view->begin_ns = view->bound_until_ns = 0;
     view->join_who = 0;
     view->expelled = view->set[view->self] != (view->who | EPOCH_MEMBER);
 }
@@ -213,10 +219,22 @@ static void vote_self(epoch_view_t *view)
     all_due(view);
 }
 
+/** From when on none of those that the value leaves out can have a lease of this rank's: it gives them none any more.
+ */
+static uint64_t release(const epoch_view_t *view)
+{
+    uint64_t last = 0;
+    for (uint32_t r = 0; r < view->slots && view->params.beat_ns; r++) {
+        if (is_other(view, r) && view->verdicts[r] != EPOCH_DEAD && !(view->value[r] & EPOCH_MEMBER))
+            last = later(last, view->peers[r].heard_ns + view->params.lease_ns);
+    }
+    return last;
+}
+
 /** Go on as far as the votes allow. */
 static void advance(epoch_view_t *view, uint64_t now)
 {
-    if (view->phase == EPOCH_PREPARE && is_chosen(view)) {
+    if (view->phase == EPOCH_PREPARE && is_chosen(view, now)) {
         if (view->best == 0 && !wish(view, view->value, now)) { /* what was wrong is right again */
             give_up(view, now);
             return;
@@ -224,9 +242,10 @@ static void advance(epoch_view_t *view, uint64_t now)
         view->phase = EPOCH_ACCEPT;
         view->accepted = view->ballot;
         memcpy(view->accepted_set, view->value, view->capacity * sizeof *view->value);
+        view->release_ns = release(view);
         vote_self(view);
     }
-    if (view->phase == EPOCH_ACCEPT && is_chosen(view)) {
+    if (view->phase == EPOCH_ACCEPT && now >= view->release_ns && is_chosen(view, now)) {
         adopt(view, view->number + 1, view->value, view->capacity, now);
         all_due(view);
     }
@@ -277,6 +296,10 @@ static void vote(epoch_view_t *view, const epoch_beat_t *beat, uint64_t now)
         view->promised = view->accepted = beat->ballot;
         take_set(view, view->accepted_set, beat->value, beat->slots);
     }
+    if (beat->phase != EPOCH_IDLE && beat->ballot == view->promised) {
+        view->bound_to = beat->from;
+        view->bound_until_ns = now + view->params.lease_ns;
+    }
     if (view->phase != EPOCH_IDLE && view->promised > view->ballot)
         give_up(view, now);
 }
@@ -293,12 +316,14 @@ static void count_vote(epoch_view_t *view, const epoch_beat_t *beat, uint64_t no
     }
     if (view->phase == EPOCH_PREPARE && beat->promised == view->ballot) {
         peer->vote = true;
+        peer->voted_ns = beat->echo;
         if (beat->accepted > view->best && beat->accepted_set) {
             view->best = beat->accepted;
             take_set(view, view->value, beat->accepted_set, beat->slots);
         }
     } else if (view->phase == EPOCH_ACCEPT && beat->accepted == view->ballot) {
         peer->vote = true;
+        peer->voted_ns = beat->echo;
     }
     advance(view, now);
 }
@@ -535,13 +560,17 @@ void epoch_fill(epoch_view_t *view, uint32_t to, uint64_t now, epoch_beat_t *bea
 {
     epoch_peer_t *peer = &view->peers[to];
     bool fenced = epoch_fenced(view, now);
-    uint32_t slots = view->slots;
+    uint32_t slots = view->slots, decider = epoch_decider(view);
+    if (now < view->bound_until_ns && epoch_member(view, view->bound_to))
+        decider = view->bound_to;
+    if (view->phase == EPOCH_ACCEPT && !(view->value[to] & EPOCH_MEMBER))
+        fenced = true; /* to one that is to go */
     while (slots < view->capacity && (view->value[slots] || view->accepted_set[slots]))
         slots++; /* somebody is offered a new slot */
     *beat = (epoch_beat_t){.from = view->self,
                            .slots = slots,
                            .number = view->number,
-                           .decider = epoch_decider(view),
+                           .decider = decider,
                            .phase = view->phase,
                            .flags = owes(view, to) ? EPOCH_ASK : 0,
                            .who = view->who,

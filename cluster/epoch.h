@@ -19,9 +19,10 @@
  * Leases tell a rank that is cut off that the others may have gone on. A member follows one decider; the decider's
  * lease counts from the time that a quorum of followers is known to have heard it, a follower's from the time that
  * the decider is known to have heard it, and ends no later than the decider's. As long as a lease is no longer than
- * the silence after which ranks are suspected, a rank that is stopped or cut off is fenced before it is removed. (Not
- * so if messages are both late and taken back: a voter that hears of a decider again just after it voted for another
- * lets it have a lease that outlives the vote. Sets stay unique all the same.)
+ * the silence after which ranks are suspected, a rank that is stopped or cut off is fenced before it is removed: a
+ * voter holds to its vote for a lease, a vote counts for as long, and a decider waits for the leases that it gave to
+ * those it takes out. (A newcomer begins with a lease that nobody gave it. And where everything fails all the time,
+ * one simulated run in about a thousand removed a rank that still had a lease. Sets stay unique all the same.)
  */
 #ifndef LODE_CLUSTER_EPOCH_H
 #define LODE_CLUSTER_EPOCH_H
@@ -85,7 +86,8 @@ typedef struct epoch_peer {
     uint64_t stamp;      /**< of its last message */
     uint64_t acked_ns;   /**< our stamp that it is known to have seen while it followed us */
     uint32_t claimer;
-    uint32_t number; /**< its epoch, as far as known */
+    uint32_t number;   /**< its epoch, as far as known */
+    uint64_t voted_ns; /**< our question that its vote answers */
     bool watched, vote;
     bool agrees; /**< holds for dead all that we do */
     bool ghost;  /**< was removed, perhaps lives and does not know it */
@@ -112,6 +114,9 @@ typedef struct epoch_view {
     uint64_t *accepted_set; /**< (capacity) */
     epoch_phase_t phase;    /**< proposer */
     uint64_t ballot, seen, best, begin_ns;
+    uint64_t release_ns; /**< when the last lease of those that are to go has ended */
+    uint32_t bound_to;   /**< voter: whom it gave its vote, and follows until then */
+    uint64_t bound_until_ns;
     uint64_t *value; /**< (capacity) */
     uint32_t join_slot;
     uint64_t join_who; /**< 0: nobody wants in */
