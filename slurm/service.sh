@@ -3,6 +3,8 @@
 # Sourced by the sbatch templates of this folder: lodemarkd as one step of the job, a client as another beside it.
 #
 #   start_service [SRUN OPTION…] [: SRUN OPTION…]   returns when the service is healthy; the job ends if it never is
+#   join_service                                    one more daemon a node for the service that LODEMARK_CLUSTER and
+#                                                   LODEMARK_TOKEN_FILE name; returns when they end
 #   client [SRUN OPTION…] -- [COMMAND…]             the command (default: lodemark ls) on one node; then the service ends
 #
 # Read from the environment:
@@ -27,8 +29,7 @@ command -v lodemarkd > /dev/null || die "lodemarkd is not found: set LODEMARK_BI
 # these are for this file: programs would warn that they know no such option
 export -n LODEMARK_BIN LODEMARK_JOBS LODEMARK_BIND LODEMARK_START_S LODEMARK_STOP_S LODEMARK_SLURM
 
-folder=${LODEMARK_JOBS:-$SLURM_SUBMIT_DIR}/lodemark-$SLURM_JOB_ID
-export LODEMARK_CLUSTER=$folder/contact LODEMARK_TOKEN_FILE=$folder/token
+folder=
 # Since 22.05 srun does not take it over from sbatch.
 [[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
@@ -39,23 +40,31 @@ for ((part = 0; part < ${SLURM_HET_SIZE:-1}; part++)); do
     service_steps+=("${!part_id:-$SLURM_JOB_ID}.0")
 done
 service=
+# A rank that dies, a node that dies, a rank that ends early: none of them ends the others.
+survive=(--quiet --kill-on-bad-exit=0 --no-kill --wait=0)
+
+# begin COMMAND…: the service's step
+begin() {
+    "$@" &
+    service=$!
+    trap stop_service EXIT
+    trap 'exit 143' TERM # the job's time is up, or scancel
+}
 
 start_service() {
     local word command=(srun) end
+    folder=${LODEMARK_JOBS:-$SLURM_SUBMIT_DIR}/lodemark-$SLURM_JOB_ID
+    export LODEMARK_CLUSTER=$folder/contact LODEMARK_TOKEN_FILE=$folder/token
     # who reads the token is let in
     (umask 077 && mkdir -p "$folder" && od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n' > "$LODEMARK_TOKEN_FILE") ||
         die "cannot write the token into $folder"
-    # A rank that dies, a node that dies, a rank that ends early: none of them ends the others.
-    survive=(--quiet --mpi=pmix --kill-on-bad-exit=0 --no-kill --wait=0)
+    survive+=(--mpi=pmix)
     daemon=(lodemarkd --contact "$LODEMARK_CLUSTER" --token-file "$LODEMARK_TOKEN_FILE" --bind "${LODEMARK_BIND:-0.0.0.0}")
     command+=("${survive[@]}")
     for word in "$@"; do
         [[ $word == : ]] && command+=("${daemon[@]}" : "${survive[@]}") || command+=("$word")
     done
-    "${command[@]}" "${daemon[@]}" &
-    service=$!
-    trap stop_service EXIT
-    trap 'exit 143' TERM # the job's time is up, or scancel
+    begin "${command[@]}" "${daemon[@]}"
     for ((end = SECONDS + ${LODEMARK_START_S:-120}; SECONDS < end; )); do
         kill -0 "$service" 2> /dev/null || die "the service ended before it was healthy"
         if [[ -e $LODEMARK_CLUSTER ]] && timeout 10 lodemark health > /dev/null 2>&1; then
@@ -66,6 +75,14 @@ start_service() {
     done
     timeout 10 lodemark health >&2 || true
     die "the service is not healthy after ${LODEMARK_START_S:-120} s"
+}
+
+join_service() {
+    [[ -e ${LODEMARK_CLUSTER:-} && -e ${LODEMARK_TOKEN_FILE:-} ]] ||
+        die "export LODEMARK_CLUSTER and LODEMARK_TOKEN_FILE as the log of the service's job says"
+    begin srun "${survive[@]}" --mpi=none lodemarkd --join "$LODEMARK_CLUSTER" --token-file "$LODEMARK_TOKEN_FILE" \
+        --bind "${LODEMARK_BIND:-0.0.0.0}"
+    wait "$service"
 }
 
 client() {
@@ -105,7 +122,6 @@ stop_service() {
     done
     kill -KILL "$service" 2> /dev/null || true
     wait "$service" 2> /dev/null || true
-    rm -f "$LODEMARK_TOKEN_FILE" "$LODEMARK_CLUSTER"
-    rmdir "$folder" 2> /dev/null || true
+    [[ -z $folder ]] || { rm -f "$LODEMARK_TOKEN_FILE" "$LODEMARK_CLUSTER" && rmdir "$folder" 2> /dev/null; } || true
     exit "$status"
 }
