@@ -221,7 +221,8 @@ static void slow(void)
     for (uint64_t round = 0; round < 40; round++)
         CHECK(fetch_some(round, 2) == LODE_OK, "while an owner is slow");
     CHECK(pages.fabric->counters.hedged > 0, "no request was hedged");
-    CHECK(pages.fabric->counters.hedged < 40, "%" PRIu64 " requests were hedged: it is asked too often",
+    /* a fetch has some twenty requests for it: asked in each of 40 rounds, and not once a second, it were 800 */
+    CHECK(pages.fabric->counters.hedged < 200, "%" PRIu64 " requests were hedged: it is asked too often",
           pages.fabric->counters.hedged);
     CHECK(pages.fabric->counters.deadlines == 0, "a deadline was missed");
     CHECK(lode_fabric_alive(pages.fabric, VICTIM), "held for dead");
