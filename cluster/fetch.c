@@ -173,7 +173,8 @@ static bool go_to(fabric_fetching_t *fetching, uint32_t index, const lode_fetch_
 
 /**
  * All owners of an item were asked in vain. One that lives and only missed its deadline may be far away, or its link
- * slow: then all are asked once more, with longer deadlines, as long as a call would wait.
+ * slow: then all are asked once more, with longer deadlines, as long as a call would wait. Not by a rank that is cut
+ * off itself: others can do better.
  */
 static bool begin_again(fabric_fetching_t *fetching, uint32_t index)
 {
@@ -181,7 +182,7 @@ static bool begin_again(fabric_fetching_t *fetching, uint32_t index)
     bool slow = false;
     for (uint32_t a = 0; a < FETCH_CAUSES; a++)
         slow |= (way->causes >> 4 * a & 15) == FETCH_DEADLINE;
-    if (!slow || lode_now_ns() >= fetching->give_up_ns)
+    if (!slow || lode_now_ns() >= fetching->give_up_ns || lode_fabric_fenced(fetching->fabric))
         return false;
     *way = (fetch_way_t){.bytes = way->bytes};
     if (fetching->patience < PATIENCE_MOST)

@@ -7,6 +7,8 @@
 #include "service/server_inside.h"
 
 enum { SELECTION_KEPT_BYTES = 8 << 20 };
+/** How long a change waits for a rank to be no longer fenced: several leases. */
+#define FENCED_NS UINT64_C(3000000000)
 
 /* A call while it is served. */
 typedef struct serving {
@@ -540,19 +542,64 @@ static lode_status_t serve(serving_t *s)
     }
 }
 
+static bool writes(const Lodemark__StepAsk *step)
+{
+    for (size_t i = 0; i < step->n_streams; i++)
+        if (step->streams[i]->writes)
+            return true;
+    return false;
+}
+
+/* Whether a call leaves blocks and membership as they are. Then it is safe on a rank that the others may have gone on
+ * without: records name and check themselves, and what is sealed does not change. */
+static bool only_reads(const Lodemark__SessionCall *call)
+{
+    switch (call->body_case) {
+    case LODEMARK__SESSION_CALL__BODY_SHAPE:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_APPEND:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_SEAL:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_DROP:
+    case LODEMARK__SESSION_CALL__BODY_ADMIT:
+    case LODEMARK__SESSION_CALL__BODY_ANNOUNCE:
+        return false;
+    case LODEMARK__SESSION_CALL__BODY_STEP:
+        return !writes(call->step);
+    default:
+        return true;
+    }
+}
+
+/* A rank is fenced for a moment whenever the deciding rank is lost, until its successor has decided. */
+static void wait_for_the_others(service_h service)
+{
+    lode_fabric_h fabric = service->cluster->fabric;
+    uint64_t end = lode_now_ns() + FENCED_NS;
+    while (lode_fabric_fenced(fabric) && !lode_fabric_expelled(fabric) && !atomic_load(&service->stop) &&
+           lode_now_ns() < end)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+static lode_status_t refer_elsewhere(serving_t *s, const char *why)
+{
+    s->answer->reply.elsewhere = true;
+    return lode_fail(LODE_ERR_REFUSED, "rank %u is %s", s->service->self.rank, why);
+}
+
 static lode_status_t serve_checked(serving_t *s)
 {
     lode_fabric_h fabric = s->cluster->fabric;
-    if (lode_fabric_expelled(fabric) || lode_fabric_fenced(fabric)) {
-        s->answer->reply.elsewhere = true;
-        return lode_fail(LODE_ERR_REFUSED, "rank %u is cut off from the others", s->service->self.rank);
-    }
-    if (atomic_load(&s->service->stop)) {
-        s->answer->reply.elsewhere = true;
-        return lode_fail(LODE_ERR_REFUSED, "rank %u is shutting down", s->service->self.rank);
-    }
     LODE_TRY(session_call_check(s->call, s->bytes));
-    return serve(s);
+    bool reads = only_reads(s->call);
+    if (!reads)
+        wait_for_the_others(s->service);
+    if (lode_fabric_expelled(fabric) || (!reads && lode_fabric_fenced(fabric)))
+        return refer_elsewhere(s, "cut off from the others");
+    if (atomic_load(&s->service->stop))
+        return refer_elsewhere(s, "shutting down");
+    lode_status_t status = serve(s);
+    bool others = status == LODE_ERR_PAGE_LOST || status == LODE_ERR_PEER_LOST || status == LODE_ERR_TIMEOUT;
+    return others && lode_fabric_fenced(fabric) ? refer_elsewhere(s, "cut off from the others") : status;
 }
 
 void serve_call(service_h service, server_session_t *session, const void *header, size_t header_bytes,
