@@ -84,8 +84,8 @@ typedef struct lode_ops {
     /** Orthonormal Walsh-Hadamard transform of each row of x (rows, dim), in place; dim a power of two. */
     void (*hadamard)(float *x, uint32_t rows, uint32_t dim);
     /**
-     * Each row of x (rows, dim) becomes the sum over i of x[i]·matrix[i·dim …]: row i of the matrix is what unit vector i
-     * becomes. Products are added in the order of i, unfused, so that all levels agree to the bit.
+     * Each row of x (rows, dim) becomes the sum over i of x[i]·matrix[i·dim …]: row i of the matrix is what unit vector
+     * i becomes. Products are added in the order of i, unfused, so that all levels agree to the bit.
      */
     void (*project)(const float *matrix, uint32_t dim, float *x, uint32_t rows);
     /** y[i] = sum over j of a[j]·x[i·dim + j], i < rows: plain dot products in fp32. */
