@@ -14,7 +14,7 @@
 #include "service/service.h"
 
 /* How long a rank that was told to stop waits for the others to have been told as well. */
-#define TOGETHER_NS UINT64_C(600000000)
+#define TOGETHER_NS UINT64_C(2000000000)
 /** A service's default of --heartbeat. */
 #define HEARTBEAT_MS "100"
 
