@@ -13,8 +13,9 @@
 #include "launch/metrics.h"
 #include "service/service.h"
 
-/* How long a rank that was told to stop waits for the others to have been told as well. */
+/* How long a rank that was told to stop waits for the others to have been told as well; then for them to be gone. */
 #define TOGETHER_NS UINT64_C(2000000000)
+#define LAST_NS UINT64_C(600000000)
 /** A service's default of --heartbeat. */
 #define HEARTBEAT_MS "100"
 
@@ -219,7 +220,7 @@ static bool all_leave(daemon_state_t *d)
 static bool was_last(daemon_state_t *d)
 {
     lode_fabric_h fabric = d->cluster->fabric;
-    uint64_t end = lode_now_ns() + TOGETHER_NS;
+    uint64_t end = lode_now_ns() + LAST_NS;
     while (lode_fabric_leader(fabric) == lode_fabric_rank(fabric) && lode_now_ns() < end) {
         if (lode_fabric_alive_count(fabric) == 1)
             return true;
