@@ -87,7 +87,6 @@ struct lode_cluster {
     lode_transform_t *transform; /**< NULL: none */
     uint64_t started_ns;
     lode_meter_t meter;
-    Lodemark__RankStats rank_stats;          /**< of the reply that is being made */
     _Atomic uint64_t clients;                /**< of a service: connected to this rank */
     lode_hot_t *hot[LODE_FORMAT_HIGGS4 + 1]; /**< one a storage format, made with the first view that needs it */
     lode_step_state_t *step;
@@ -203,7 +202,7 @@ bool lode_fill_some(lode_cluster_h cluster, lode_fill_t *fill, uint64_t end_ns);
 
 /** Count a step; @p stats is NULL for one that failed. */
 void lode_meter_step(lode_meter_t *meter, const lode_step_stats_t *stats);
-/** Fill a message about this rank; any thread. Room for one is the cluster's: answers are made one at a time. */
+/** Fill a message about this rank; any thread. */
 void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message);
 /** What lode_cluster_rank_stats() would say of the own rank; any thread. */
 void lode_rank_stats_here(lode_cluster_h cluster, lode_rank_stats_t *stats);

@@ -171,8 +171,10 @@ lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *cal
     if (call->body_case == LODEMARK__CALL__BODY_GEOMETRY_SET)
         return lode_serve_geometry(cluster, call->geometry_set);
     if (call->body_case == LODEMARK__CALL__BODY_RANK_STATS) {
-        lode_serve_rank_stats(cluster, &cluster->rank_stats);
-        reply->rank_stats = &cluster->rank_stats;
+        /* the reply is packed when the next call may be served already, but by this thread */
+        static _Thread_local Lodemark__RankStats rank_stats;
+        lode_serve_rank_stats(cluster, &rank_stats);
+        reply->rank_stats = &rank_stats;
         return LODE_OK;
     }
     if (call->body_case == LODEMARK__CALL__BODY_PAGE_PUT)
