@@ -82,8 +82,10 @@ static void stats_answered(void *context, uint32_t from, lode_status_t status, c
 {
     lode_fill_t *fill = context;
     fill->asking = false;
-    if (status == LODE_OK && reply->rank_stats && !reply->rank_stats->filling)
-        fill->cluster->newcomers[from] = false;
+    if (status != LODE_OK || !reply->rank_stats)
+        return;
+    fill->cluster->unasked[from] = false;
+    fill->cluster->newcomers[from] = reply->rank_stats->filling;
 }
 
 /* Every rank asks for itself, one newcomer at a time: who leads depends on the answer. */
@@ -96,7 +98,8 @@ static void ask_newcomers(lode_fill_t *fill)
     fill->asked_ns = now;
     for (uint32_t i = 0; i < cluster->place_count; i++) {
         uint32_t rank = fill->asked = (fill->asked + 1) % cluster->place_count;
-        if (!cluster->newcomers[rank] || !lode_fabric_alive(cluster->fabric, rank))
+        bool asks = cluster->newcomers[rank] || cluster->unasked[rank];
+        if (!asks || !lode_fabric_alive(cluster->fabric, rank))
             continue;
         Lodemark__RankStatsAsk message = LODEMARK__RANK_STATS_ASK__INIT;
         Lodemark__Call call = LODEMARK__CALL__INIT;

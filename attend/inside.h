@@ -67,6 +67,7 @@ struct lode_cluster {
     uint32_t place_count;   /**< slots in use then */
     uint32_t *incarnations; /**< (capacity) of then; 0: not alive */
     bool *newcomers;        /**< (capacity) joined later, and not known to have all landmarks yet */
+    bool *unasked;          /**< (capacity) was here before this rank joined, and may be filling still */
     bool *changed;          /**< (capacity) went or came, and lode_local_tend() has not seen to it */
     _Atomic bool split;     /**< every rank is a failure domain of its own; who joins is told */
     bool places_split;      /**< as places have it */

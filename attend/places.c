@@ -42,12 +42,15 @@ lode_status_t lode_places_create(lode_cluster_h cluster, const char *domain)
     cluster->places = calloc(capacity, sizeof *cluster->places);
     cluster->incarnations = calloc(capacity, sizeof *cluster->incarnations);
     cluster->newcomers = calloc(capacity, sizeof *cluster->newcomers);
+    cluster->unasked = calloc(capacity, sizeof *cluster->unasked);
     cluster->changed = calloc(capacity, sizeof *cluster->changed);
-    if (!cluster->places || !cluster->incarnations || !cluster->newcomers || !cluster->changed)
+    if (!cluster->places || !cluster->incarnations || !cluster->newcomers || !cluster->unasked || !cluster->changed)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", capacity);
     cluster->place_count = ranks;
-    for (uint32_t i = 0; i < ranks; i++)
+    for (uint32_t i = 0; i < ranks; i++) {
         cluster->incarnations[i] = incarnation_now(cluster, i);
+        cluster->unasked[i] = cluster->incarnations[i] > 1 && i != lode_fabric_rank(cluster->fabric);
+    }
     take_places(cluster);
     bool few = strcmp(domain, "auto") == 0 && cluster->domains < cluster->replicas;
     atomic_store(&cluster->split, few || strcmp(domain, "rank") == 0);
@@ -63,6 +66,7 @@ void lode_places_destroy(lode_cluster_h cluster)
     free(cluster->places);
     free(cluster->incarnations);
     free(cluster->newcomers);
+    free(cluster->unasked);
     free(cluster->changed);
 }
 
