@@ -225,18 +225,15 @@ lode_status_t session_step_layout(const Lodemark__StepAsk *ask, const session_sh
     F(records_hit)     \
     F(records_fetched) \
     F(records_lost) F(bytes_fetched) F(requests) F(owners_asked) F(retries) F(selected_digest) F(step_ns)
-#define RANK_FIELDS(F)                                                                                        \
-    F(incarnation)                                                                                            \
-    F(epoch)                                                                                                  \
-    F(fenced)                                                                                                 \
-    F(filling)                                                                                                \
-    F(uptime_ns)                                                                                              \
-    F(arena_bytes)                                                                                            \
-    F(arena_used_bytes)                                                                                       \
-    F(pages)                                                                                                  \
-    F(landmark_bytes) F(blocks) F(under_replicated_pages) F(lost_pages) F(repaired_bytes) F(clients) F(steps) \
-        F(failed_steps) F(steps_per_second) F(step_p50_ns) F(step_p90_ns) F(step_p99_ns) F(step_max_ns)       \
-            F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) F(served_bytes_per_second)
+/* The formatter does not come to rest on this. */
+/* clang-format off */
+#define RANK_FIELDS(F) \
+    F(incarnation) F(epoch) F(fenced) F(filling) F(uptime_ns) \
+    F(arena_bytes) F(arena_used_bytes) F(pages) F(landmark_bytes) F(blocks) \
+    F(under_replicated_pages) F(lost_pages) F(repaired_bytes) F(clients) F(steps) \
+    F(failed_steps) F(steps_per_second) F(step_p50_ns) F(step_p90_ns) F(step_p99_ns) \
+    F(step_max_ns) F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) F(served_bytes_per_second)
+/* clang-format on */
 
 void session_pack_stats(const lode_step_stats_t *stats, uint64_t stages[LODE_STAGE_COUNT], Lodemark__StepStats *message)
 {
