@@ -166,7 +166,7 @@ static void send_geometry(lode_fill_t *fill)
     Lodemark__GeometrySet message;
     Lodemark__Call call = LODEMARK__CALL__INIT;
     double rope[7];
-    lode_geometry_message(&fill->cluster->geometry, &message, rope);
+    lode_geometry_pack(&fill->cluster->geometry, rope, &message);
     call.body_case = LODEMARK__CALL__BODY_GEOMETRY_SET;
     call.geometry_set = &message;
     send(fill, &call, 0);

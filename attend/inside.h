@@ -21,6 +21,7 @@
 #include "kernels/kernels.h"
 #include "landmarks/landmarks.h"
 #include "landmarks/transform.h"
+#include "proto/translate.h"
 #include "shard/shard.h"
 
 /** A growing buffer: keeps what it allocated, so that steps of one size allocate once. 64-byte aligned. */
@@ -154,10 +155,6 @@ static inline bool lode_shaped(lode_cluster_h cluster)
 }
 /** LODE_ERR_GEOMETRY if the cluster has none yet. */
 lode_status_t lode_check_shaped(lode_cluster_h cluster);
-/** A message of the geometry, to be served by lode_serve_geometry(); @p rope has 7 places and lives as long. */
-void lode_geometry_message(const lode_geometry_t *geometry, Lodemark__GeometrySet *message, double *rope);
-/** What such a message says, not yet checked to make sense. */
-lode_status_t lode_geometry_of(const Lodemark__GeometrySet *message, lode_geometry_t *geometry);
 lode_status_t lode_serve_geometry(lode_cluster_h cluster, const Lodemark__GeometrySet *message);
 lode_status_t lode_local_shape(lode_cluster_h cluster, const lode_geometry_t *geometry);
 lode_status_t lode_local_geometry(lode_cluster_h cluster, lode_geometry_t *geometry);

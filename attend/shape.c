@@ -138,50 +138,11 @@ lode_status_t lode_shape_here(lode_cluster_h cluster, const lode_geometry_t *geo
 
 /* --------------------------------------------------------------- everywhere */
 
-void lode_geometry_message(const lode_geometry_t *geometry, Lodemark__GeometrySet *message, double *rope)
-{
-    const lode_rope_t *r = &geometry->rope;
-    const double numbers[] = {r->theta,     r->factor,    r->low_freq_factor, r->high_freq_factor,
-                              r->beta_fast, r->beta_slow, r->original_context};
-    memcpy(rope, numbers, sizeof numbers);
-    lodemark__geometry_set__init(message);
-    message->layers = geometry->layers;
-    message->query_heads = geometry->query_heads;
-    message->kv_heads = geometry->kv_heads;
-    message->head_dim = geometry->head_dim;
-    message->kv_head_begin = geometry->kv_head_begin;
-    message->kv_head_end = geometry->kv_head_end;
-    message->rope_scaling = r->scaling;
-    message->rope = rope;
-    message->n_rope = sizeof numbers / sizeof *numbers;
-}
-
-lode_status_t lode_geometry_of(const Lodemark__GeometrySet *message, lode_geometry_t *geometry)
-{
-    if (message->n_rope != 7 || message->rope_scaling > LODE_ROPE_YARN)
-        return lode_fail(LODE_ERR_FORMAT, "a message with a geometry is malformed");
-    *geometry = (lode_geometry_t){.layers = message->layers,
-                                  .query_heads = message->query_heads,
-                                  .kv_heads = message->kv_heads,
-                                  .head_dim = message->head_dim,
-                                  .kv_head_begin = message->kv_head_begin,
-                                  .kv_head_end = message->kv_head_end,
-                                  .rope = {.theta = message->rope[0],
-                                           .scaling = (lode_rope_scaling_t)message->rope_scaling,
-                                           .factor = message->rope[1],
-                                           .low_freq_factor = message->rope[2],
-                                           .high_freq_factor = message->rope[3],
-                                           .beta_fast = message->rope[4],
-                                           .beta_slow = message->rope[5],
-                                           .original_context = message->rope[6]}};
-    return LODE_OK;
-}
-
 lode_status_t lode_serve_geometry(lode_cluster_h cluster, const Lodemark__GeometrySet *message)
 {
     lode_geometry_t geometry;
     uint32_t rank = lode_fabric_rank(cluster->fabric);
-    LODE_TRY(lode_geometry_of(message, &geometry));
+    LODE_TRY(lode_geometry_unpack(message, &geometry));
     return lode_shape_here(cluster, &geometry, lode_fabric_keeper(cluster->fabric, rank) == rank);
 }
 
@@ -196,7 +157,7 @@ lode_status_t lode_local_shape(lode_cluster_h cluster, const lode_geometry_t *ge
     double rope[7];
     Lodemark__GeometrySet message;
     lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
-    lode_geometry_message(&whole, &message, rope);
+    lode_geometry_pack(&whole, rope, &message);
     telling.call.body_case = LODEMARK__CALL__BODY_GEOMETRY_SET;
     telling.call.geometry_set = &message;
     LODE_TRY(lode_fabric_call_wait(fabric, lode_fabric_leader(fabric), &telling.call, NULL, 0, NULL, NULL));

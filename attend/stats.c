@@ -120,31 +120,7 @@ void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message)
 static void stats_of(const Lodemark__RankStats *message, lode_rank_stats_t *stats)
 {
     stats->alive = 1;
-    stats->incarnation = message->incarnation;
-    stats->epoch = message->epoch;
-    stats->fenced = message->fenced;
-    stats->filling = message->filling;
-    stats->uptime_ns = message->uptime_ns;
-    stats->arena_bytes = message->arena_bytes;
-    stats->arena_used_bytes = message->arena_used_bytes;
-    stats->pages = message->pages;
-    stats->landmark_bytes = message->landmark_bytes;
-    stats->blocks = message->blocks;
-    stats->under_replicated_pages = message->under_replicated_pages;
-    stats->lost_pages = message->lost_pages;
-    stats->repaired_bytes = message->repaired_bytes;
-    stats->clients = message->clients;
-    stats->steps = message->steps;
-    stats->failed_steps = message->failed_steps;
-    stats->steps_per_second = message->steps_per_second;
-    stats->step_p50_ns = message->step_p50_ns;
-    stats->step_p90_ns = message->step_p90_ns;
-    stats->step_p99_ns = message->step_p99_ns;
-    stats->step_max_ns = message->step_max_ns;
-    stats->fetched_bytes = message->fetched_bytes;
-    stats->served_bytes = message->served_bytes;
-    stats->fetched_bytes_per_second = message->fetched_bytes_per_second;
-    stats->served_bytes_per_second = message->served_bytes_per_second;
+    lode_rank_numbers_unpack(message, stats);
 }
 
 void lode_rank_stats_here(lode_cluster_h cluster, lode_rank_stats_t *stats)

@@ -18,7 +18,7 @@ lode_status_t client_geometry(lode_cluster_h cluster, lode_geometry_t *geometry)
     if (!cluster->shaped) {
         lode_geometry_t made;
         LODE_TRY(client_ask(cluster, &ask));
-        LODE_TRY(session_unpack_geometry(ask.reply->geometry, &made));
+        LODE_TRY(lode_geometry_unpack(ask.reply->geometry, &made));
         if (made.layers == 0 || made.head_dim == 0 || made.kv_head_end <= made.kv_head_begin || made.kv_heads == 0)
             return lode_fail(LODE_ERR_FORMAT, "the service says a geometry that makes no sense");
         cluster->geometry = made;
@@ -33,7 +33,7 @@ static lode_status_t client_shape(lode_cluster_h cluster, const lode_geometry_t 
     Lodemark__GeometrySet body;
     double rope[7];
     client_ask_t ask = {.call = LODEMARK__SESSION_CALL__INIT, .again = true};
-    session_pack_geometry(geometry, rope, &body);
+    lode_geometry_pack(geometry, rope, &body);
     ask.call.body_case = LODEMARK__SESSION_CALL__BODY_SHAPE;
     ask.call.shape = &body;
     return client_ask(cluster, &ask);

@@ -267,7 +267,7 @@ static lode_status_t serve_blocks(serving_t *s)
 static lode_status_t serve_shape(serving_t *s)
 {
     lode_geometry_t geometry;
-    LODE_TRY(session_unpack_geometry(s->call->shape, &geometry));
+    LODE_TRY(lode_geometry_unpack(s->call->shape, &geometry));
     return lode_cluster_shape(s->cluster, &geometry);
 }
 
@@ -275,7 +275,7 @@ static lode_status_t serve_geometry(serving_t *s)
 {
     lode_geometry_t geometry;
     LODE_TRY(lode_cluster_geometry(s->cluster, &geometry));
-    session_pack_geometry(&geometry, s->answer->rope, &s->answer->geometry);
+    lode_geometry_pack(&geometry, s->answer->rope, &s->answer->geometry);
     s->answer->reply.geometry = &s->answer->geometry;
     return LODE_OK;
 }

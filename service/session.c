@@ -225,16 +225,6 @@ lode_status_t session_step_layout(const Lodemark__StepAsk *ask, const session_sh
     F(records_hit)     \
     F(records_fetched) \
     F(records_lost) F(bytes_fetched) F(requests) F(owners_asked) F(retries) F(selected_digest) F(step_ns)
-/* The formatter does not come to rest on this. */
-/* clang-format off */
-#define RANK_FIELDS(F) \
-    F(incarnation) F(epoch) F(fenced) F(filling) F(uptime_ns) \
-    F(arena_bytes) F(arena_used_bytes) F(pages) F(landmark_bytes) F(blocks) \
-    F(under_replicated_pages) F(lost_pages) F(repaired_bytes) F(clients) F(steps) \
-    F(failed_steps) F(steps_per_second) F(step_p50_ns) F(step_p90_ns) F(step_p99_ns) \
-    F(step_max_ns) F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) F(served_bytes_per_second)
-/* clang-format on */
-
 void session_pack_stats(const lode_step_stats_t *stats, uint64_t stages[LODE_STAGE_COUNT], Lodemark__StepStats *message)
 {
     lodemark__step_stats__init(message);
@@ -262,10 +252,7 @@ lode_status_t session_unpack_stats(const Lodemark__StepStats *message, lode_step
 void session_pack_rank(lode_rank_stats_t *stats, Lodemark__RankStats *numbers, Lodemark__RankReport *message)
 {
     lodemark__rank_report__init(message);
-    lodemark__rank_stats__init(numbers);
-#define COPY(field) numbers->field = stats->field;
-    RANK_FIELDS(COPY)
-#undef COPY
+    lode_rank_numbers_pack(stats, numbers);
     message->rank = stats->rank;
     message->alive = stats->alive;
     message->host = stats->host;
@@ -278,43 +265,7 @@ lode_status_t session_unpack_rank(const Lodemark__RankReport *message, lode_rank
         return lode_fail(LODE_ERR_FORMAT, "a rank's statistics are missing in the answer");
     *stats = (lode_rank_stats_t){.rank = message->rank, .alive = message->alive};
     snprintf(stats->host, sizeof stats->host, "%s", message->host);
-#define COPY(field) stats->field = message->stats->field;
-    RANK_FIELDS(COPY)
-#undef COPY
-    return LODE_OK;
-}
-
-void session_pack_geometry(const lode_geometry_t *geometry, double rope[7], Lodemark__GeometrySet *message)
-{
-    const lode_rope_t *r = &geometry->rope;
-    const double numbers[7] = {r->theta,     r->factor,    r->low_freq_factor, r->high_freq_factor,
-                               r->beta_fast, r->beta_slow, r->original_context};
-    memcpy(rope, numbers, sizeof numbers);
-    lodemark__geometry_set__init(message);
-    message->layers = geometry->layers;
-    message->query_heads = geometry->query_heads;
-    message->kv_heads = geometry->kv_heads;
-    message->head_dim = geometry->head_dim;
-    message->kv_head_begin = geometry->kv_head_begin;
-    message->kv_head_end = geometry->kv_head_end;
-    message->rope_scaling = r->scaling;
-    message->rope = rope;
-    message->n_rope = 7;
-}
-
-lode_status_t session_unpack_geometry(const Lodemark__GeometrySet *message, lode_geometry_t *geometry)
-{
-    if (!message || message->n_rope != 7 || message->rope_scaling > LODE_ROPE_YARN)
-        return lode_fail(LODE_ERR_FORMAT, "a message with a geometry is malformed");
-    const double *r = message->rope;
-    *geometry = (lode_geometry_t){
-        .layers = message->layers,
-        .query_heads = message->query_heads,
-        .kv_heads = message->kv_heads,
-        .head_dim = message->head_dim,
-        .kv_head_begin = message->kv_head_begin,
-        .kv_head_end = message->kv_head_end,
-        .rope = {r[0], (lode_rope_scaling_t)message->rope_scaling, r[1], r[2], r[3], r[4], r[5], r[6]}};
+    lode_rank_numbers_unpack(message->stats, stats);
     return LODE_OK;
 }
 

@@ -13,7 +13,7 @@
 #define LODE_SERVICE_SESSION_H
 
 #include "base/base.h"
-#include "lodemark.pb-c.h"
+#include "proto/translate.h"
 
 /** Protocol versions that this build speaks. */
 #define SESSION_OLDEST 1
@@ -90,8 +90,6 @@ void session_pack_stats(const lode_step_stats_t *stats, uint64_t stages[LODE_STA
 lode_status_t session_unpack_stats(const Lodemark__StepStats *message, lode_step_stats_t *stats);
 void session_pack_rank(lode_rank_stats_t *stats, Lodemark__RankStats *numbers, Lodemark__RankReport *message);
 lode_status_t session_unpack_rank(const Lodemark__RankReport *message, lode_rank_stats_t *stats);
-void session_pack_geometry(const lode_geometry_t *geometry, double rope[7], Lodemark__GeometrySet *message);
-lode_status_t session_unpack_geometry(const Lodemark__GeometrySet *message, lode_geometry_t *geometry);
 void session_pack_policy(const lode_policy_t *policy, Lodemark__ViewCreate *message);
 void session_unpack_policy(const Lodemark__ViewCreate *message, lode_policy_t *policy);
 

@@ -45,7 +45,7 @@ static void from_client(session_room_t *room, size_t payload, const uint8_t *mes
     lode_geometry_t geometry;
     lode_policy_t policy;
     if (call->body_case == LODEMARK__SESSION_CALL__BODY_SHAPE)
-        session_unpack_geometry(call->shape, &geometry);
+        lode_geometry_unpack(call->shape, &geometry);
     if (call->body_case == LODEMARK__SESSION_CALL__BODY_VIEW_CREATE)
         session_unpack_policy(call->view_create, &policy);
 }
@@ -61,7 +61,7 @@ static void from_rank(session_room_t *room, const uint8_t *message, size_t bytes
     if (session_unpack_rank(reply->rank, &rank) == LODE_OK && !memchr(rank.host, 0, sizeof rank.host))
         abort();
     session_unpack_stats(reply->step, &stats);
-    session_unpack_geometry(reply->geometry, &geometry);
+    lode_geometry_unpack(reply->geometry, &geometry);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
