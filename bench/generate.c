@@ -3,21 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/generate.h"
+#include "bench/generate_inside.h"
 
-enum { QUANTILES = 4096, TOPICS = 64, LONG_RUN = 32, SHORT_RUN = 4 };
-
-/* What a hash is for; keeps the streams of random numbers apart. */
-enum { FOR_MEAN = 1, FOR_TOPIC, FOR_RUN, FOR_NOISE, FOR_FACT, FOR_QUERY, FOR_OUTLIER };
-
-struct lode_generator {
-    lode_generator_params_t params;
-    uint64_t *starts;
-    double freq[LODE_MAX_DIM / 2];
-    float normal[QUANTILES]; /* quantiles of the normal distribution: a uniform index makes a Gaussian */
-    float *mean[2];          /* keys, values: (L, Hkv, D) */
-    float *topics[2];        /* keys, values: (L, Hkv, TOPICS, D) */
-};
+enum { QUANTILES = LODE_QUANTILES, TOPICS = LODE_TOPICS, LONG_RUN = 32, SHORT_RUN = 4 };
 
 /* Shares of a token's variance without its mean: they add up to 1. */
 static const float topic_weight[2] = {0.35f, 0.55f}, run_weight[2] = {0.35f, 0.35f}, noise_weight[2] = {0.87f, 0.76f};
@@ -50,42 +38,23 @@ static void fill_normal(float *normal)
     }
 }
 
-/* row[i] += weight · Gaussian(key, i); four numbers a hash, and n is a multiple of 4. */
-static void add_noise(const struct lode_generator *g, uint64_t key, float weight, float *row, uint32_t n)
-{
-    const float *normal = g->normal;
-    for (uint32_t i = 0; i < n; i += 4) {
-        uint64_t h = lode_mix(key, i);
-        row[i] += weight * normal[h % QUANTILES];
-        row[i + 1] += weight * normal[(h >> 16) % QUANTILES];
-        row[i + 2] += weight * normal[(h >> 32) % QUANTILES];
-        row[i + 3] += weight * normal[(h >> 48) % QUANTILES];
-    }
-}
-
-static uint64_t key_of(const struct lode_generator *g, int what, uint64_t a, uint64_t b, uint64_t c)
-{
-    return lode_mix(lode_mix(lode_mix(lode_mix(g->params.seed, (uint64_t)what), a), b), c);
-}
-
-static uint64_t lane(uint32_t layer, uint32_t head)
-{
-    return (uint64_t)layer << 32 | head;
-}
-
 /* ------------------------------------------------------------------- create */
 
 /* Points of a low-dimensional space, unit variance a channel. */
 static void fill_topics(struct lode_generator *g, int side, uint32_t layer, uint32_t head, float *topics)
 {
-    uint32_t dim = g->params.geometry.head_dim, rank = g->params.rank;
+    uint32_t dim = g->params.geometry.head_dim, rank = (uint32_t)g->params.rank;
     float basis[LODE_MAX_DIM], weights[TOPICS];
     memset(topics, 0, (size_t)TOPICS * dim * sizeof *topics);
     for (uint32_t r = 0; r < rank; r++) {
         memset(basis, 0, dim * sizeof *basis);
         memset(weights, 0, sizeof weights);
-        add_noise(g, key_of(g, FOR_TOPIC, lane(layer, head), 2 * r, (uint64_t)side), 1, basis, dim);
-        add_noise(g, key_of(g, FOR_TOPIC, lane(layer, head), 2 * r + 1, (uint64_t)side), 1, weights, TOPICS);
+        lode_generator_noise(g,
+                             lode_generator_key(g, FOR_TOPIC, lode_generator_lane(layer, head), 2 * r, (uint64_t)side),
+                             1, basis, dim);
+        lode_generator_noise(
+            g, lode_generator_key(g, FOR_TOPIC, lode_generator_lane(layer, head), 2 * r + 1, (uint64_t)side), 1,
+            weights, TOPICS);
         for (uint32_t t = 0; t < TOPICS; t++)
             for (uint32_t i = 0; i < dim; i++)
                 topics[(size_t)t * dim + i] += weights[t] * basis[i] / sqrtf((float)rank);
@@ -97,9 +66,10 @@ static void fill_mean(struct lode_generator *g, int side, uint32_t layer, uint32
 {
     uint32_t dim = g->params.geometry.head_dim, half = dim / 2;
     memset(mean, 0, dim * sizeof *mean);
-    add_noise(g, key_of(g, FOR_MEAN, lane(layer, head), (uint64_t)side, 0), side == 0 ? 0.5f : 0.3f, mean, dim);
-    for (uint32_t i = 0; side == 0 && i < g->params.outliers; i++) {
-        uint64_t h = key_of(g, FOR_OUTLIER, lane(layer, head), i, 0);
+    lode_generator_noise(g, lode_generator_key(g, FOR_MEAN, lode_generator_lane(layer, head), (uint64_t)side, 0),
+                         side == 0 ? 0.5f : 0.3f, mean, dim);
+    for (uint32_t i = 0; side == 0 && i < (uint32_t)g->params.outliers; i++) {
+        uint64_t h = lode_generator_key(g, FOR_OUTLIER, lode_generator_lane(layer, head), i, 0);
         uint32_t channel = half - 1 - (uint32_t)(h % (half / 4)) + (h >> 40 & 1 ? half : 0);
         mean[channel] = (h >> 41 & 1 ? 1 : -1) * (6 + (float)(h >> 50) / 4096);
     }
@@ -116,18 +86,9 @@ static lode_status_t check_params(const lode_generator_params_t *p)
                          "a multiple of KV heads",
                          g->layers, g->query_heads, g->kv_heads);
     if (!p->blocks || p->facts > LODE_FACTS_MAX || p->rank > g->head_dim || p->outliers > g->head_dim / 8)
-        return lode_fail(LODE_ERR_INVALID, "generator: %u blocks, %u facts, rank %u, %u outliers are out of range",
+        return lode_fail(LODE_ERR_INVALID, "generator: %u blocks, %g facts, rank %g, %g outliers are out of range",
                          p->blocks, p->facts, p->rank, p->outliers);
     return LODE_OK;
-}
-
-void lode_generator_defaults(lode_generator_params_t *params)
-{
-    params->rank = 0;
-    params->facts = 0;
-    params->sharp_share = 0.5;
-    params->query_noise = 0.3;
-    params->outliers = 4;
 }
 
 static void fill(struct lode_generator *g)
@@ -139,11 +100,17 @@ static void fill(struct lode_generator *g)
         for (uint32_t layer = 0; layer < geometry->layers; layer++) {
             for (uint32_t head = 0; head < geometry->kv_heads; head++) {
                 size_t row = (size_t)layer * geometry->kv_heads + head;
-                fill_mean(g, side, layer, head, g->mean[side] + row * dim);
-                fill_topics(g, side, layer, head, g->topics[side] + row * TOPICS * dim);
+                if (side == 0 && g->params.kind == LODE_GENERATOR_MODEL) {
+                    lode_model_mean(g, layer, head, g->mean[side] + row * dim);
+                } else {
+                    fill_mean(g, side, layer, head, g->mean[side] + row * dim);
+                    fill_topics(g, side, layer, head, g->topics[side] + row * TOPICS * dim);
+                }
             }
         }
     }
+    if (g->params.kind == LODE_GENERATOR_MODEL)
+        lode_model_fill(g);
 }
 
 lode_status_t lode_generator_create(const lode_generator_params_t *params, lode_generator_h *generator)
@@ -163,8 +130,10 @@ lode_status_t lode_generator_create(const lode_generator_params_t *params, lode_
         g->mean[side] = malloc(rows * sizeof(float));
         g->topics[side] = malloc(rows * TOPICS * sizeof(float));
     }
+    g->signs = malloc(2 * rows * sizeof(float));
+    g->scale = malloc(rows * sizeof(float));
     lode_status_t status = LODE_OK;
-    if (!g->starts || !g->mean[0] || !g->mean[1] || !g->topics[0] || !g->topics[1])
+    if (!g->starts || !g->mean[0] || !g->mean[1] || !g->topics[0] || !g->topics[1] || !g->signs || !g->scale)
         status = lode_fail(LODE_ERR_NO_MEMORY, "no memory for a generator of %u layers", params->geometry.layers);
     if (status == LODE_OK)
         status = lode_rope_frequencies(&params->geometry.rope, params->geometry.head_dim, g->freq);
@@ -188,6 +157,8 @@ void lode_generator_destroy(lode_generator_h *generator)
         free(g->mean[side]);
         free(g->topics[side]);
     }
+    free(g->signs);
+    free(g->scale);
     free(g->starts);
     free(g);
     *generator = NULL;
@@ -195,7 +166,7 @@ void lode_generator_destroy(lode_generator_h *generator)
 
 /* ------------------------------------------------------------------- tokens */
 
-static void angles(const struct lode_generator *g, int64_t position, float *cosine, float *sine)
+void lode_generator_angles(const struct lode_generator *g, int64_t position, float *cosine, float *sine)
 {
     for (uint32_t i = 0; i < g->params.geometry.head_dim / 2; i++) {
         double s, c;
@@ -205,7 +176,7 @@ static void angles(const struct lode_generator *g, int64_t position, float *cosi
     }
 }
 
-static void rotate(float *row, uint32_t dim, const float *cosine, const float *sine)
+void lode_generator_rotate(float *row, uint32_t dim, const float *cosine, const float *sine)
 {
     uint32_t half = dim / 2;
     for (uint32_t i = 0; i < half; i++) {
@@ -221,23 +192,34 @@ static void make_row(const struct lode_generator *g, int side, uint32_t block, u
 {
     uint32_t dim = g->params.geometry.head_dim;
     const float *topics = g->topics[side] + ((size_t)layer * g->params.geometry.kv_heads + head) * TOPICS * (size_t)dim;
-    uint64_t run = key_of(g, FOR_RUN, block, lane(layer, head), token / LONG_RUN);
+    uint64_t run = lode_generator_key(g, FOR_RUN, block, lode_generator_lane(layer, head), token / LONG_RUN);
     const float *long_topic = topics + run % TOPICS * dim;
     const float *short_topic = topics + lode_mix(run, token / SHORT_RUN) % TOPICS * dim;
     for (uint32_t i = 0; i < dim; i++)
         row[i] = topic_weight[side] * long_topic[i] + run_weight[side] * short_topic[i];
-    add_noise(g, key_of(g, FOR_NOISE, block, lane(layer, head), 2 * token + (uint64_t)side), noise_weight[side], row,
-              dim);
+    lode_generator_noise(
+        g, lode_generator_key(g, FOR_NOISE, block, lode_generator_lane(layer, head), 2 * token + (uint64_t)side),
+        noise_weight[side], row, dim);
+}
+
+void lode_generator_value(const struct lode_generator *g, uint32_t block, uint32_t layer, uint32_t head, uint64_t token,
+                          float *row)
+{
+    make_row(g, 1, block, layer, head, token, row);
 }
 
 void lode_generator_tokens(lode_generator_h g, uint32_t block, uint32_t layer, uint64_t first, uint64_t n, float *k,
                            float *v)
 {
+    if (g->params.kind == LODE_GENERATOR_MODEL) {
+        lode_model_tokens(g, block, layer, first, n, k, v);
+        return;
+    }
     uint32_t dim = g->params.geometry.head_dim, heads = g->params.geometry.kv_heads;
     float cosine[LODE_MAX_DIM / 2], sine[LODE_MAX_DIM / 2];
     float *rows[2] = {k, v};
     for (uint64_t t = 0; t < n; t++) {
-        angles(g, (int64_t)(first + t), cosine, sine);
+        lode_generator_angles(g, (int64_t)(first + t), cosine, sine);
         for (uint32_t head = 0; head < heads; head++) {
             for (int side = 0; side < 2; side++) {
                 float *row = rows[side] + (t * heads + head) * dim;
@@ -246,7 +228,7 @@ void lode_generator_tokens(lode_generator_h g, uint32_t block, uint32_t layer, u
                 for (uint32_t i = 0; i < dim; i++)
                     row[i] += mean[i];
                 if (side == 0)
-                    rotate(row, dim, cosine, sine);
+                    lode_generator_rotate(row, dim, cosine, sine);
                 for (uint32_t i = 0; i < dim; i++)
                     row[i] = to_bf16(row[i]);
             }
@@ -256,23 +238,45 @@ void lode_generator_tokens(lode_generator_h g, uint32_t block, uint32_t layer, u
 
 /* ------------------------------------------------------------------ queries */
 
+/* Spread evenly: number i is one of them where the running count of i·share steps up. */
+static bool one_of(uint32_t i, double share)
+{
+    return floor((i + 1) * share + 1e-9) > floor(i * share + 1e-9);
+}
+
 bool lode_generator_sharp(lode_generator_h g, uint32_t kv_head)
 {
-    /* spread evenly over the heads: head h is sharp where the running count of h·share steps up */
-    double share = g->params.sharp_share;
-    return floor((kv_head + 1) * share + 1e-9) > floor(kv_head * share + 1e-9);
+    return one_of(kv_head, g->params.sharp_share);
+}
+
+lode_head_kind_t lode_generator_head_kind(lode_generator_h g, uint32_t kv_head)
+{
+    if (!lode_generator_sharp(g, kv_head))
+        return LODE_HEAD_BROAD;
+    uint32_t before = (uint32_t)floor(kv_head * g->params.sharp_share + 1e-9);
+    return one_of(before, g->params.needles) ? LODE_HEAD_NEEDLE : LODE_HEAD_FACTS;
 }
 
 uint32_t lode_generator_facts(lode_generator_h g, uint32_t layer, uint64_t number, uint32_t query_head,
                               uint64_t *positions)
 {
+    uint32_t group = g->params.geometry.query_heads / g->params.geometry.kv_heads, hold = (uint32_t)g->params.hold;
+    uint32_t facts =
+        lode_generator_head_kind(g, query_head / group) == LODE_HEAD_NEEDLE ? 1 : (uint32_t)g->params.facts;
     uint64_t begin = g->starts[0], end = g->starts[g->params.blocks];
-    for (uint32_t f = 0; f < g->params.facts; f++)
-        positions[f] = begin + key_of(g, FOR_FACT, number, lane(layer, query_head), f) % (end - begin);
-    return g->params.facts;
+    for (uint32_t f = 0; f < facts; f++) {
+        uint64_t since = (number + f * hold / facts) / hold; /* they change one after another */
+        positions[f] =
+            begin + lode_generator_key(g, FOR_FACT, since, lode_generator_lane(layer, query_head), f) % (end - begin);
+        uint64_t start = g->starts[lode_generator_block_at(g, positions[f])];
+        if (g->params.kind == LODE_GENERATOR_MODEL && positions[f] < start + (uint64_t)g->params.sinks &&
+            start + (uint64_t)g->params.sinks < end)
+            positions[f] = start + (uint64_t)g->params.sinks; /* sinks have no content to look up */
+    }
+    return facts;
 }
 
-static uint32_t block_at(const struct lode_generator *g, uint64_t position)
+uint32_t lode_generator_block_at(const struct lode_generator *g, uint64_t position)
 {
     uint32_t block = 0;
     while (block + 1 < g->params.blocks && g->starts[block + 1] <= position)
@@ -288,10 +292,10 @@ static void add_facts(lode_generator_h g, uint32_t layer, uint64_t number, uint3
     uint32_t facts = lode_generator_facts(g, layer, number, head, positions);
     float row[LODE_MAX_DIM], cosine[LODE_MAX_DIM / 2], sine[LODE_MAX_DIM / 2];
     for (uint32_t f = 0; f < facts; f++) {
-        uint32_t block = block_at(g, positions[f]);
+        uint32_t block = lode_generator_block_at(g, positions[f]);
         make_row(g, 0, block, layer, kv_head, positions[f] - g->starts[block], row);
-        angles(g, (int64_t)positions[f], cosine, sine);
-        rotate(row, dim, cosine, sine);
+        lode_generator_angles(g, (int64_t)positions[f], cosine, sine);
+        lode_generator_rotate(row, dim, cosine, sine);
         for (uint32_t i = 0; i < dim; i++)
             q[i] += strength * row[i];
     }
@@ -301,6 +305,10 @@ void lode_generator_query(lode_generator_h g, uint32_t layer, uint64_t number, f
 {
     const lode_geometry_t *geometry = &g->params.geometry;
     uint32_t dim = geometry->head_dim, group = geometry->query_heads / geometry->kv_heads;
+    if (g->params.kind == LODE_GENERATOR_MODEL) {
+        lode_model_query(g, layer, number, q);
+        return;
+    }
     /* A fact's logit is strength·|k|²/√D = strength·√D: it must stand above the log of what it is one of. */
     double tokens = (double)(g->starts[g->params.blocks] - g->starts[0]);
     float strength = (float)((8 + log(tokens)) / sqrt(dim));
@@ -308,15 +316,15 @@ void lode_generator_query(lode_generator_h g, uint32_t layer, uint64_t number, f
     for (uint32_t head = 0; head < geometry->query_heads; head++, q += dim) {
         uint32_t kv_head = head / group;
         const float *topics = g->topics[0] + ((size_t)layer * geometry->kv_heads + kv_head) * TOPICS * (size_t)dim;
-        uint64_t key = key_of(g, FOR_QUERY, number, lane(layer, head), 0);
+        uint64_t key = lode_generator_key(g, FOR_QUERY, number, lode_generator_lane(layer, head), 0);
         if (lode_generator_sharp(g, kv_head)) {
             add_facts(g, layer, number, head, strength, q);
         } else {
             for (uint32_t i = 0; i < dim; i++)
                 q[i] = 0.8f * topics[key % TOPICS * dim + i];
-            add_noise(g, lode_mix(key, 1), 1.0f, q, dim);
+            lode_generator_noise(g, lode_mix(key, 1), 1.0f, q, dim);
         }
-        add_noise(g, key, (float)g->params.query_noise, q, dim);
+        lode_generator_noise(g, key, (float)g->params.query_noise, q, dim);
         for (uint32_t i = 0; i < dim; i++)
             q[i] = to_bf16(q[i]);
     }

@@ -24,6 +24,7 @@ static const lode_option_t generate_options[] = {
     {"head-dim", "128", LODE_OPTION_CHOICE, "64|128|256", 0, 0, "elements of a head"},
     {"theta", "500000", LODE_OPTION_COUNT, NULL, 2, 0, "base of the rotary embedding"},
     {"queries", "32", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "queries a layer, each right behind the document"},
+    LODE_GENERATOR_OPTION("plain"),
     {"sharp", "50%", LODE_OPTION_SHARE, NULL, 0, 0, "KV heads that look up single facts"},
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of all that is generated"},
     {"help", "no", LODE_OPTION_FLAG, NULL, 0, 0, "print this"},
@@ -211,7 +212,7 @@ static lode_status_t open_source(const lode_options_t *o, writing_t *w)
     if (params.geometry.query_heads % params.geometry.kv_heads)
         return lode_fail(LODE_ERR_INVALID, "--heads %u is no multiple of --kv-heads %u", params.geometry.query_heads,
                          params.geometry.kv_heads);
-    lode_generator_defaults(&params);
+    LODE_TRY(lode_generator_parse(lode_options_get(o, "generator"), &params));
     params.sharp_share = lode_options_share(o, "sharp");
     w->queries = lode_options_count(o, "queries");
     return lode_source_generate(&params, lode_options_count(o, "tokens"), 1, &w->source);
@@ -256,6 +257,7 @@ int lode_generate(int argc, char **argv)
         printf("lodemark generate FILE [OPTIONS]\n\nWrite generated keys, values and queries to FILE as a capture "
                "(docs/captures.md), to try put, attend\nand bench step with. Needs no mpirun.\n\n");
         lode_options_help(generate_options, stdout);
+        lode_generator_help(stdout);
     } else if (rest < argc - !!path || !path) {
         code = lode_job_refuse(LODE_EXIT_USAGE, "generate takes one FILE, then options; see lodemark generate --help");
     } else {

@@ -15,7 +15,7 @@ static lode_status_t open_source(lode_step_bench_t *b)
     if (b->wish.capture)
         return lode_source_capture(b->wish.capture, &b->source);
     lode_generator_params_t params = {.seed = b->wish.seed, .geometry = b->wish.geometry};
-    lode_generator_defaults(&params);
+    LODE_TRY(lode_generator_parse(b->wish.generator, &params));
     params.sharp_share = b->wish.sharp_share;
     return lode_source_generate(&params, b->wish.tokens, b->wish.documents, &b->source);
 }

@@ -30,6 +30,7 @@ typedef struct lode_step_wish {
     int64_t check_steps; /**< −1: as many as are cheap */
     uint32_t query_run;
     double sharp_share;
+    const char *generator; /**< for lode_generator_parse() */
     uint64_t seed;
     bool write;
     int64_t kill_rank; /**< −1: none */

@@ -30,6 +30,7 @@ const lode_option_t lode_step_options[] = {
     {"check-steps", NULL, LODE_OPTION_COUNT, NULL, 0, 100000,
      "steps compared with double [up to 4, fewer if it is dear]"},
     {"query-run", "1", LODE_OPTION_COUNT, NULL, 1, 100000, "steps in a row that ask the same query"},
+    LODE_GENERATOR_OPTION("plain"),
     {"sharp", "50%", LODE_OPTION_SHARE, NULL, 0, 0, "generated KV heads that look up single facts"},
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of the generated keys, values and queries"},
     {"capture", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "take them from this safetensors file instead"},
@@ -47,6 +48,7 @@ void lode_step_help(FILE *out)
                  "attention over it: time, bytes moved, softmax mass found, error against dense attention in double.\n"
                  "Every rank runs the same queries at once, each as a stream of its own.\n\nOptions\n");
     lode_options_help(lode_step_options, out);
+    lode_generator_help(out);
     fprintf(out, "\nOptions of the cluster (also as variables, LODEMARK_ARENA for --arena)\n");
     lode_options_help(lode_library_options, out);
 }
@@ -100,6 +102,7 @@ static void read_counts(lode_step_wish_t *wish)
     wish->budget = lode_options_share(o, "budget");
     wish->sharp_share = lode_options_share(o, "sharp");
     wish->merge = strcmp(lode_options_get(o, "merge"), "max") == 0 ? LODE_MERGE_MAX : LODE_MERGE_MEAN;
+    wish->generator = lode_options_get(o, "generator");
     wish->json = lode_options_get(o, "json");
     wish->capture = lode_options_get(o, "capture");
     wish->write = !lode_options_flag(o, "no-write") && !wish->capture && wish->kill_rank < 0;
@@ -111,6 +114,8 @@ static lode_status_t read_wish(lode_step_wish_t *wish)
     read_counts(wish);
     LODE_TRY(lode_format_parse(lode_options_get(&wish->options, "format"), &wish->format));
     LODE_TRY(check_capture(wish));
+    lode_generator_params_t knobs = {0};
+    LODE_TRY(lode_generator_parse(wish->generator, &knobs));
     if (wish->kill_rank >= 0 && wish->kill_step >= wish->steps)
         return lode_fail(LODE_ERR_INVALID, "--kill-step %u: there are %u steps, from 0", wish->kill_step, wish->steps);
     wish->policy = lode_options_get(&wish->options, "policy");
