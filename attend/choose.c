@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Scoring a view's landmarks and choosing tokens by them, row by row, head by head. */
+/*
+ * Scoring views' landmarks and choosing tokens by them. The unit of work is a (span, head): rows that see the same, and
+ * a KV head. Threads take whole ones; those that are left when there are fewer than threads are cut into slices. What
+ * is computed is the same either way, to the bit.
+ */
 #include <string.h>
 
 #include "attend/step.h"
@@ -17,16 +21,6 @@ void lode_rotate_queries(const lode_step_state_t *step, const lode_step_stream_t
 }
 
 /* ------------------------------------------------------------- what is seen */
-
-/* Rows that see the same tokens in pages and can be scored in one scan. */
-typedef struct span {
-    const lode_step_stream_t *stream;
-    uint32_t first, count; /* rows of the stream */
-    uint32_t group;        /* score rows a row */
-    uint64_t landmarks;    /* of all pieces */
-    size_t stride;         /* floats between score rows */
-    lode_choice_t choice;
-} span_t;
 
 static uint64_t visible_at(const lode_step_state_t *step, const lode_step_stream_t *stream, uint32_t i, uint32_t row)
 {
@@ -59,21 +53,28 @@ static uint64_t visible_in_tails(const lode_step_state_t *step, const lode_step_
 }
 
 /* View-token indices leave gaps where a row does not see all of a block; pieces keep the block's index. */
-static uint64_t lay_out_pieces(lode_step_state_t *step, span_t *span)
+static lode_status_t lay_out_pieces(lode_step_state_t *step, lode_span_t *span, size_t *used)
 {
-    lode_piece_t *pieces = step->pieces.data;
-    uint64_t total = 0;
-    span->landmarks = 0;
-    for (uint32_t i = 0; i < span->stream->in->view->count; i++) {
+    uint32_t count = span->stream->in->view->count;
+    LODE_TRY(lode_buffer_extend(&step->pieces, (*used + count) * sizeof(lode_piece_t), *used * sizeof(lode_piece_t)));
+    lode_piece_t *pieces = (lode_piece_t *)step->pieces.data + *used;
+    span->first_piece = *used;
+    for (uint32_t i = 0; i < count; i++) {
         const lode_seen_block_t *seen = lode_seen_at(step, span->stream, i);
         const lode_landmark_spec_t *spec = &lode_step_block_at(step, seen->index)->block->info.landmark;
         uint64_t tokens = visible_at(step, span->stream, i, span->first);
         pieces[i] = (lode_piece_t){tokens, lode_landmarks_of(spec, tokens), seen->first_token};
-        total += tokens;
+        span->tokens += tokens;
         span->landmarks += pieces[i].landmarks;
     }
     span->stride = (span->landmarks + 15) & ~(size_t)15;
-    return total;
+    *used += count;
+    return LODE_OK;
+}
+
+static const lode_piece_t *pieces_of(const lode_step_state_t *step, const lode_span_t *span)
+{
+    return (const lode_piece_t *)step->pieces.data + span->first_piece;
 }
 
 /* View-token index from which on the last `window` visible tokens in pages lie. */
@@ -88,37 +89,118 @@ static uint64_t window_begin(const lode_piece_t *pieces, uint32_t count, uint64_
     return begin;
 }
 
-/* Budget, sinks and window of a row; false if it takes everything. */
-static bool budget_of(lode_step_state_t *step, span_t *span, uint64_t total, uint32_t row)
+static uint64_t budget_of(const lode_span_t *span)
+{
+    const lode_policy_t *policy = &span->stream->in->view->policy;
+    uint64_t budget =
+        policy->budget_tokens ? policy->budget_tokens : (uint64_t)ceil(policy->budget_share * (double)span->tokens);
+    return policy->select == LODE_SELECT_DENSE || budget > span->tokens ? span->tokens : budget;
+}
+
+/* Budget, sinks and window of a row; the window reaches further into the tail with each row. */
+static lode_choice_t choice_of(const lode_step_state_t *step, const lode_span_t *span, uint32_t row)
 {
     const lode_view_h view = span->stream->in->view;
     const lode_policy_t *policy = &view->policy;
-    uint64_t budget =
-        policy->budget_tokens ? policy->budget_tokens : (uint64_t)ceil(policy->budget_share * (double)total);
-    if (policy->select == LODE_SELECT_DENSE || budget > total)
-        budget = total;
     uint64_t in_tails = visible_in_tails(step, span->stream, row);
     uint64_t window = policy->window > in_tails ? policy->window - in_tails : 0;
-    span->choice = (lode_choice_t){.pieces = step->pieces.data,
-                                   .piece_count = view->count,
-                                   .chunk = view->chunk,
-                                   .group = span->group,
-                                   .merge = policy->merge,
-                                   .budget = budget,
-                                   .sinks = policy->sinks < total ? policy->sinks : total,
-                                   .window_begin = window_begin(step->pieces.data, view->count, window)};
-    if (total >= step->stats.visible_tokens) {
-        step->stats.visible_tokens = total;
+    return (lode_choice_t){.pieces = pieces_of(step, span),
+                           .piece_count = view->count,
+                           .chunk = view->chunk,
+                           .group = span->group,
+                           .merge = policy->merge,
+                           .budget = budget_of(span),
+                           .sinks = policy->sinks < span->tokens ? policy->sinks : span->tokens,
+                           .window_begin = window_begin(pieces_of(step, span), view->count, window)};
+}
+
+/* ------------------------------------------------------------------ lay out */
+
+/* Rows that take everything they see are done; the others become a span, with room for the tokens they will choose. */
+static lode_status_t add_span(lode_step_state_t *step, lode_span_t *span, size_t *pieces)
+{
+    const lode_view_h view = span->stream->in->view;
+    size_t before = *pieces;
+    LODE_TRY(lay_out_pieces(step, span, pieces));
+    uint64_t budget = budget_of(span), room = budget + view->policy.sinks + view->policy.window + view->chunk;
+    bool all = budget == span->tokens;
+    if (span->tokens >= step->stats.visible_tokens) {
+        step->stats.visible_tokens = span->tokens;
         step->stats.budget_tokens = budget;
     }
-    return budget < total;
+    for (uint32_t row = span->first; row < span->first + span->count; row++)
+        for (uint32_t head = 0; head < step->cluster->heads; head++) {
+            *lode_chosen_at(step, span->stream->first_row + row, head) =
+                (lode_chosen_t){.start = all ? 0 : step->token_count, .count = all ? span->tokens : 0, .all = all};
+            step->token_count += all ? 0 : room;
+        }
+    if (all)
+        *pieces = before;
+    else
+        ((lode_span_t *)step->spans.data)[step->span_count++] = *span;
+    return LODE_OK;
+}
+
+static lode_status_t lay_out_spans(lode_step_state_t *step)
+{
+    size_t pieces = 0;
+    step->span_count = 0;
+    LODE_TRY(lode_buffer_reserve(&step->spans, step->rows * sizeof(lode_span_t)));
+    for (uint32_t s = 0; s < step->stream_count; s++) {
+        const lode_step_stream_t *stream = lode_stream_at(step, s);
+        uint32_t group = stream->in->view->policy.merge == LODE_MERGE_MAX ? step->cluster->group : 1;
+        uint32_t most = LODE_MAX_GROUP / group;
+        for (uint32_t row = 0; row < stream->in->tokens;) {
+            lode_span_t span = {.stream = stream, .first = row, .count = 1, .group = group};
+            while (span.count < most && row + span.count < stream->in->tokens &&
+                   same_visibility(step, stream, row, row + span.count))
+                span.count++;
+            LODE_TRY(add_span(step, &span, &pieces));
+            row += span.count;
+        }
+    }
+    return lode_buffer_reserve(&step->tokens, step->token_count * sizeof(uint32_t));
+}
+
+static const lode_span_t *span_at(const lode_step_state_t *step, uint32_t item)
+{
+    return (const lode_span_t *)step->spans.data + item / step->cluster->heads;
+}
+
+static size_t greater(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* What threads need for any of the spans. */
+static lode_status_t reserve_lanes(lode_step_state_t *step)
+{
+    size_t scores = 0, sums = 0, tables = 0, picks = 0;
+    for (uint32_t i = 0; i < step->span_count; i++) {
+        const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
+        const lode_view_h view = span->stream->in->view;
+        uint32_t score_rows = span->count * span->group;
+        scores = greater(scores, score_rows * span->stride + 16);
+        sums = greater(sums, score_rows * (span->landmarks / LODE_SLICE + view->count));
+        picks = greater(picks, span->landmarks);
+        for (uint32_t b = 0; b < view->count; b++)
+            tables = greater(tables, lode_score_scratch_floats(&view->blocks[b]->info.landmark,
+                                                               step->cluster->geometry.head_dim, score_rows));
+    }
+    for (uint32_t i = 0; i < step->lane_count; i++) {
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].scores, scores * sizeof(float)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].sums, sums * sizeof(float)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].tables, tables * sizeof(float)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].picks, picks * sizeof(uint32_t)));
+    }
+    return LODE_OK;
 }
 
 /* -------------------------------------------------------------------- score */
 
 /* The rows' queries of one head in a block's frame: the group's, or their mean. (rows · group, D) */
-static void queries_of(const lode_step_state_t *step, const span_t *span, const lode_seen_block_t *seen, uint32_t head,
-                       float *q)
+static void queries_of(const lode_step_state_t *step, const lode_span_t *span, const lode_seen_block_t *seen,
+                       uint32_t head, float *q)
 {
     uint32_t dim = step->cluster->geometry.head_dim, group = step->cluster->group;
     float rotated[LODE_MAX_GROUP * LODE_MAX_DIM];
@@ -138,83 +220,180 @@ static void queries_of(const lode_step_state_t *step, const span_t *span, const 
     }
 }
 
-static void score_head(lode_step_state_t *step, const span_t *span, uint32_t head)
+/* Make the queries ready for a block of the span. */
+static void prepare_queries(lode_step_state_t *step, const lode_span_t *span, uint32_t piece, uint32_t head,
+                            lode_lane_t *lane)
 {
     float q[LODE_MAX_GROUP * LODE_MAX_DIM];
-    float *scores = step->scores.data;
-    const lode_piece_t *pieces = step->pieces.data;
-    for (uint32_t i = 0; i < span->stream->in->view->count; scores += pieces[i++].landmarks) {
-        if (pieces[i].tokens == 0)
-            continue;
-        const lode_seen_block_t *seen = lode_seen_at(step, span->stream, i);
-        uint64_t begin = lode_now_ns();
-        queries_of(step, span, seen, head, q);
-        uint64_t rotated = lode_now_ns();
-        const struct lode_block *block = lode_step_block_at(step, seen->index)->block;
-        const float *transform = block->info.transform ? lode_transform_queries(step->cluster->transform, step->layer,
-                                                                                block->info.kv_head_begin + head)
-                                                       : NULL;
-        lode_store_score(step->cluster->store, block->slot, step->layer, head, pieces[i].tokens, q,
-                         span->count * span->group, transform, scores, span->stride, step->score_scratch.data);
-        step->stats.stage_ns[LODE_STAGE_ROTATE] += rotated - begin;
-        step->stats.stage_ns[LODE_STAGE_SCORE] += lode_now_ns() - rotated;
+    uint64_t begin = lode_now_ns();
+    const lode_seen_block_t *seen = lode_seen_at(step, span->stream, piece);
+    const struct lode_block *block = lode_step_block_at(step, seen->index)->block;
+    queries_of(step, span, seen, head, q);
+    const float *transform = block->info.transform ? lode_transform_queries(step->cluster->transform, step->layer,
+                                                                            block->info.kv_head_begin + head)
+                                                   : NULL;
+    lode_scorer_prepare(&lane->scorer, step->cluster->store, block->slot, step->layer, head, q,
+                        span->count * span->group, transform);
+    lane->stage_ns[LODE_STAGE_ROTATE] += lode_now_ns() - begin;
+}
+
+/* Score a slice by the lane's prepared queries and, while its scores are in cache, sum their exponentials. */
+static void score_slice(lode_step_state_t *step, const lode_span_t *span, const lode_slice_t *slice, lode_lane_t *lane,
+                        float *scores, float *sums)
+{
+    uint32_t score_rows = span->count * span->group;
+    uint64_t end = pieces_of(step, span)[slice->piece].landmarks;
+    end = end - slice->begin > LODE_SLICE ? slice->begin + LODE_SLICE : end;
+    scores += slice->place + slice->begin;
+    sums += (size_t)slice->number * score_rows;
+    uint64_t begin = lode_now_ns();
+    lode_scorer_score(&lane->scorer, slice->begin, end, scores, span->stride, lane->tables.data);
+    uint64_t scored = lode_now_ns();
+    for (uint32_t row = 0; span->group > 1 && row < score_rows; row++)
+        sums[row] = step->cluster->ops->logsumexp(scores + row * span->stride, end - slice->begin);
+    lane->stage_ns[LODE_STAGE_SCORE] += scored - begin;
+    lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - scored;
+}
+
+/* Go on to the slice after this one; a piece's first one is made by begin = 0, piece = its own. */
+static bool next_slice(const lode_step_state_t *step, const lode_span_t *span, lode_slice_t *slice)
+{
+    const lode_piece_t *pieces = pieces_of(step, span);
+    uint32_t count = span->stream->in->view->count;
+    slice->begin += LODE_SLICE;
+    slice->number++;
+    while (slice->piece < count && slice->begin >= pieces[slice->piece].landmarks) {
+        slice->place += pieces[slice->piece++].landmarks;
+        slice->begin = 0;
     }
+    return slice->piece < count;
+}
+
+/* Before the first slice: next_slice() comes to it. */
+static lode_slice_t no_slice(uint32_t item)
+{
+    return (lode_slice_t){.item = item, .begin = (uint64_t)0 - LODE_SLICE, .number = UINT32_MAX};
 }
 
 /* ------------------------------------------------------------------- select */
 
-static lode_status_t select_row(lode_step_state_t *step, span_t *span, uint32_t row, uint32_t head)
+static uint64_t digest_of(const uint32_t *tokens, uint64_t count)
+{
+    uint64_t h = 0;
+    for (uint64_t i = 0; i < count; i++)
+        h = lode_mix(h, tokens[i]);
+    return h;
+}
+
+/* Choose for one row from the scores and sums of all slices of its span. */
+static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_t row, uint32_t head, float *scores,
+                       const float *sums, uint32_t slices, lode_lane_t *lane)
 {
     uint64_t begin = lode_now_ns();
+    float shift[LODE_MAX_GROUP];
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + row, head);
-    uint64_t room =
-        span->choice.budget + span->choice.sinks + span->stream->in->view->policy.window + span->choice.chunk;
-    LODE_TRY(lode_buffer_extend(&step->tokens, (step->token_count + room) * sizeof(uint32_t),
-                                step->token_count * sizeof(uint32_t)));
-    float *scores = (float *)step->scores.data + (size_t)(row - span->first) * span->group * span->stride;
-    uint32_t *tokens = (uint32_t *)step->tokens.data + step->token_count;
-    chosen->start = step->token_count;
+    lode_choice_t choice = choice_of(step, span, row);
+    uint32_t first = (row - span->first) * span->group;
+    for (uint32_t g = 0; span->group > 1 && g < span->group; g++)
+        shift[g] = lode_sums_join(sums + first + g, (size_t)span->count * span->group, slices);
+    choice.shift = shift;
+    uint32_t *tokens = (uint32_t *)step->tokens.data + chosen->start;
     chosen->count =
-        lode_choose(step->cluster->ops, &span->choice, scores, span->stride, step->choose_scratch.data, tokens);
-    chosen->all = false;
-    step->token_count += chosen->count;
-    step->stats.stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
+        lode_choose(step->cluster->ops, &choice, scores + first * span->stride, span->stride, lane->picks.data, tokens);
+    chosen->digest = digest_of(tokens, chosen->count);
+    lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
+}
+
+/* ------------------------------------------------------------- whole and cut */
+
+/* One thread scores all of a (span, head), and selects from it while it has the scores at hand. */
+static void choose_whole(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
+{
+    const lode_span_t *span = span_at(step, item);
+    uint32_t head = item % step->cluster->heads, piece = UINT32_MAX;
+    lode_slice_t slice = no_slice(item);
+    (void)context;
+    while (next_slice(step, span, &slice)) {
+        if (slice.piece != piece)
+            prepare_queries(step, span, slice.piece, head, lane);
+        piece = slice.piece;
+        score_slice(step, span, &slice, lane, lane->scores.data, lane->sums.data);
+    }
+    for (uint32_t row = span->first; row < span->first + span->count; row++)
+        select_row(step, span, row, head, lane->scores.data, lane->sums.data, slice.number, lane);
+}
+
+/* Fewer (span, head) than threads: all threads score slices of them, then select row by row. */
+typedef struct cut {
+    uint32_t first, count; /* items */
+    uint32_t slices, rows;
+} cut_t;
+
+static lode_status_t cut_items(lode_step_state_t *step, uint32_t first, uint32_t items, cut_t *cut)
+{
+    *cut = (cut_t){.first = first, .count = items - first};
+    for (uint32_t item = first; item < items; item++) {
+        const lode_span_t *span = span_at(step, item);
+        lode_slice_t slice = no_slice(item);
+        while (next_slice(step, span, &slice)) {
+            LODE_TRY(lode_buffer_extend(&step->slices, (cut->slices + 1) * sizeof slice, cut->slices * sizeof slice));
+            ((lode_slice_t *)step->slices.data)[cut->slices++] = slice;
+        }
+        step->lanes[item - first].cut_slices = slice.number;
+        cut->rows += span->count;
+    }
+    for (uint32_t i = 0; i < step->lane_count; i++)
+        step->lanes[i].prepared_item = UINT32_MAX;
     return LODE_OK;
 }
 
-static lode_status_t reserve_scores(lode_step_state_t *step, const span_t *span)
+static void score_cut(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
 {
-    const lode_view_h view = span->stream->in->view;
-    uint32_t score_rows = span->count * span->group;
-    size_t scratch = 0;
-    for (uint32_t i = 0; i < view->count; i++) {
-        size_t floats =
-            lode_score_scratch_floats(&view->blocks[i]->info.landmark, step->cluster->geometry.head_dim, score_rows);
-        scratch = floats > scratch ? floats : scratch;
-    }
-    LODE_TRY(lode_buffer_reserve(&step->score_scratch, scratch * sizeof(float)));
-    LODE_TRY(lode_buffer_reserve(&step->choose_scratch, span->landmarks * sizeof(uint32_t)));
-    return lode_buffer_reserve(&step->scores, (score_rows * span->stride + 16) * sizeof(float));
+    const cut_t *cut = context;
+    const lode_slice_t *slice = (const lode_slice_t *)step->slices.data + item;
+    const lode_span_t *span = span_at(step, slice->item);
+    lode_lane_t *owner = &step->lanes[slice->item - cut->first];
+    if (lane->prepared_item != slice->item || lane->prepared_piece != slice->piece)
+        prepare_queries(step, span, slice->piece, slice->item % step->cluster->heads, lane);
+    lane->prepared_item = slice->item;
+    lane->prepared_piece = slice->piece;
+    score_slice(step, span, slice, lane, owner->scores.data, owner->sums.data);
 }
 
-static lode_status_t choose_span(lode_step_state_t *step, span_t *span)
+static void select_cut(lode_step_state_t *step, void *context, uint32_t row, lode_lane_t *lane)
 {
-    uint64_t total = lay_out_pieces(step, span);
-    bool sparse = budget_of(step, span, total, span->first);
-    if (sparse)
-        LODE_TRY(reserve_scores(step, span));
-    for (uint32_t head = 0; head < step->cluster->heads; head++) {
-        if (sparse)
-            score_head(step, span, head);
-        for (uint32_t r = span->first; r < span->first + span->count; r++) {
-            if (!sparse) {
-                *lode_chosen_at(step, span->stream->first_row + r, head) = (lode_chosen_t){.all = true, .count = total};
-                continue;
-            }
-            budget_of(step, span, total, r); /* the window reaches further into the tail with each row */
-            LODE_TRY(select_row(step, span, r, head));
-        }
+    const cut_t *cut = context;
+    uint32_t item = cut->first;
+    for (; row >= span_at(step, item)->count; item++)
+        row -= span_at(step, item)->count;
+    const lode_span_t *span = span_at(step, item);
+    const lode_lane_t *owner = &step->lanes[item - cut->first];
+    select_row(step, span, span->first + row, item % step->cluster->heads, owner->scores.data, owner->sums.data,
+               owner->cut_slices, lane);
+}
+
+/* Bytes of landmarks that all spans and heads read. */
+static uint64_t bytes_to_score(const lode_step_state_t *step)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < step->span_count; i++) {
+        const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
+        bytes += span->landmarks * lode_landmark_row_bytes(&span->stream->in->view->blocks[0]->info.landmark,
+                                                           step->cluster->geometry.head_dim);
     }
+    return bytes * step->cluster->heads;
+}
+
+static lode_status_t choose_all(lode_step_state_t *step)
+{
+    uint32_t items = step->span_count * step->cluster->heads, whole = lode_step_whole_items(step, items);
+    uint64_t bytes = bytes_to_score(step);
+    cut_t cut;
+    LODE_TRY(reserve_lanes(step));
+    LODE_TRY(cut_items(step, whole, items, &cut));
+    lode_step_share(step, whole, bytes, choose_whole, NULL);
+    lode_step_share(step, cut.slices, bytes, score_cut, &cut);
+    lode_step_share(step, cut.rows, bytes, select_cut, &cut);
     return LODE_OK;
 }
 
@@ -252,19 +431,9 @@ static void want_chosen(lode_step_state_t *step, const lode_step_stream_t *strea
     }
 }
 
-static void digest(lode_step_state_t *step, const lode_chosen_t *chosen)
-{
-    const uint32_t *tokens = (const uint32_t *)step->tokens.data + chosen->start;
-    uint64_t h = lode_mix(step->stats.selected_digest, chosen->count * 2 + chosen->all);
-    if (!chosen->all)
-        for (uint64_t i = 0; i < chosen->count; i++)
-            h = lode_mix(h, tokens[i]);
-    step->stats.selected_digest = h;
-}
-
 static void gather_wanted(lode_step_state_t *step)
 {
-    uint64_t begin = lode_now_ns();
+    uint64_t begin = lode_now_ns(), digest = 0;
     if (step->masks) /* no page yet: no memory either */
         memset(step->wanted.data, 0, step->masks * sizeof(uint64_t));
     for (uint32_t s = 0; s < step->stream_count; s++) {
@@ -272,13 +441,14 @@ static void gather_wanted(lode_step_state_t *step)
         for (uint32_t row = 0; row < stream->in->tokens; row++)
             for (uint32_t head = 0; head < step->cluster->heads; head++) {
                 const lode_chosen_t *chosen = lode_chosen_at(step, stream->first_row + row, head);
-                digest(step, chosen);
+                digest = lode_mix(lode_mix(digest, chosen->count * 2 + chosen->all), chosen->digest);
                 if (chosen->all)
                     want_all(step, stream, row, head);
                 else
                     want_chosen(step, stream, chosen, head);
             }
     }
+    step->stats.selected_digest = digest;
     const uint64_t *wanted = step->wanted.data;
     for (size_t i = 0; i < step->masks; i++)
         step->stats.records_wanted += (uint64_t)__builtin_popcountll(wanted[i]);
@@ -287,20 +457,11 @@ static void gather_wanted(lode_step_state_t *step)
 
 lode_status_t lode_step_choose(lode_step_state_t *step)
 {
-    for (uint32_t s = 0; s < step->stream_count; s++) {
-        const lode_step_stream_t *stream = lode_stream_at(step, s);
-        uint32_t group = stream->in->view->policy.merge == LODE_MERGE_MAX ? step->cluster->group : 1;
-        uint32_t most = LODE_MAX_GROUP / group;
-        LODE_TRY(lode_buffer_reserve(&step->pieces, stream->in->view->count * sizeof(lode_piece_t)));
-        for (uint32_t row = 0; row < stream->in->tokens;) {
-            span_t span = {.stream = stream, .first = row, .count = 1, .group = group};
-            while (span.count < most && row + span.count < stream->in->tokens &&
-                   same_visibility(step, stream, row, row + span.count))
-                span.count++;
-            LODE_TRY(choose_span(step, &span));
-            row += span.count;
-        }
-    }
+    uint64_t begin = lode_now_ns();
+    LODE_TRY(lay_out_spans(step));
+    step->stats.stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
+    if (step->span_count)
+        LODE_TRY(choose_all(step));
     gather_wanted(step);
     return LODE_OK;
 }

@@ -24,6 +24,29 @@ static lode_status_t agree_on_geometry(lode_cluster_h cluster, const lode_geomet
 
 /* -------------------------------------------------------------------- parts */
 
+/* Ranks that MPI started on this node share its cores unless each was bound to some of its own. A rank that joined
+ * later cannot ask the others: it takes it that they share. */
+static lode_status_t start_team(lode_cluster_h cluster, const lode_options_t *options)
+{
+    char binding[256];
+    bool same, own = lode_team_binding(binding);
+    uint32_t rank = lode_fabric_rank(cluster->fabric), other;
+    const lode_member_t *members = lode_fabric_members(cluster->fabric);
+    LODE_TRY(lode_fabric_agree(cluster->fabric, binding, sizeof binding, &same, &other));
+    lode_team_params_t params = {.threads = (uint32_t)lode_options_count(options, "threads"),
+                                 .spin_us = (uint32_t)lode_options_count(options, "spin")};
+    for (uint32_t i = 0; i < lode_fabric_ranks(cluster->fabric) && (same || !own); i++) {
+        bool here = lode_fabric_alive(cluster->fabric, i) && strcmp(members[i].host, members[rank].host) == 0;
+        params.sharers += here;
+        params.share += here && i < rank;
+    }
+    lode_status_t status = lode_team_create(&params, &cluster->team);
+    if (status == LODE_OK)
+        lode_debug("%u threads for steps, %u of them bound to cores", lode_team_threads(cluster->team),
+                   lode_team_bound(cluster->team));
+    return lode_fabric_worst(cluster->fabric, status);
+}
+
 /* @p local: what came of preparing, which params need. Texts are borrowed from the options. */
 static lode_fabric_params_t fabric_params(lode_cluster_h cluster, const lode_options_t *options, lode_status_t local)
 {
@@ -100,6 +123,7 @@ static lode_status_t create_parts(lode_cluster_h cluster, const lode_options_t *
         status = lode_shard_create(lode_fabric_arena(cluster->fabric), lode_options_count(options, "arena"),
                                    &cluster->shard);
     LODE_TRY(lode_fabric_worst(cluster->fabric, status));
+    LODE_TRY(start_team(cluster, options));
     return map_store(cluster, options);
 }
 
@@ -122,6 +146,7 @@ static void free_parts(lode_cluster_h cluster)
     if (fabric)
         lode_fabric_destroy(&fabric);
     lode_step_state_destroy(&cluster->step);
+    lode_team_destroy(&cluster->team);
     if (cluster->store)
         lode_store_destroy(&cluster->store);
     if (cluster->shard)

@@ -6,8 +6,8 @@
  * cluster.c joins and leaves; serve.c answers other ranks; spread.c sends pages and landmarks out;
  * tail.c keeps the unsealed tokens; block.c and view.c are the handles; hot.c is the cache of fetched
  * records; step.c runs a step with choose.c (score, select), plan.c (who has what, in tiles), gather.c
- * (attend over a tile) and lost.c (what nobody could give); places.c follows the members, repair.c keeps
- * k owners a page, fill.c brings landmarks to ranks that joined.
+ * (attend over a tile) and lost.c (what nobody could give), on the threads of team.c; places.c follows the members,
+ * repair.c keeps k owners a page, fill.c brings landmarks to ranks that joined.
  */
 #ifndef LODE_ATTEND_INSIDE_H
 #define LODE_ATTEND_INSIDE_H
@@ -17,6 +17,7 @@
 
 #include "attend/calls.h"
 #include "base/base.h"
+#include "base/team.h"
 #include "cluster/cluster.h"
 #include "kernels/kernels.h"
 #include "landmarks/landmarks.h"
@@ -61,6 +62,7 @@ struct lode_cluster {
     uint32_t query_heads; /**< of this rank: heads · group */
     double *freq;         /**< (D/2) radians a position */
     const lode_ops_t *ops;
+    lode_team_h team; /**< of the thread that steps and appends */
     lode_fabric_h fabric;
     lode_shard_h shard;
     lode_store_h store;

@@ -88,14 +88,12 @@ lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile)
     return LODE_OK;
 }
 
-size_t lode_leave_out_lost(lode_step_state_t *step, size_t row, uint32_t head, size_t n)
+size_t lode_leave_out_lost(const uint8_t **records, size_t n)
 {
-    const uint8_t **pointers = step->pointers.data;
     size_t kept = 0;
     for (size_t i = 0; i < n; i++)
-        if (pointers[i])
-            pointers[kept++] = pointers[i];
-    ((uint64_t *)step->lost.data)[row * step->cluster->heads + head] += n - kept;
+        if (records[i])
+            records[kept++] = records[i];
     return kept;
 }
 

@@ -19,8 +19,12 @@ lode_status_t lode_step_state_create(lode_cluster_h cluster, lode_step_state_t *
     if (!step)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the state of a step");
     step->cluster = cluster;
-    *out = step;
-    return LODE_OK;
+    lode_status_t status = lode_lanes_create(step);
+    if (status != LODE_OK)
+        free(step);
+    else
+        *out = step;
+    return status;
 }
 
 void lode_step_state_destroy(lode_step_state_t **state)
@@ -35,16 +39,15 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->angles,
                                 &step->queries,
                                 &step->lse,
-                                &step->scores,
-                                &step->score_scratch,
-                                &step->choose_scratch,
+                                &step->spans,
                                 &step->pieces,
+                                &step->slices,
+                                &step->parts,
                                 &step->chosen,
                                 &step->tokens,
                                 &step->lost,
                                 &step->wanted,
                                 &step->first_record,
-                                &step->pointers,
                                 &step->tiles[0].runs,
                                 &step->tiles[0].items,
                                 &step->tiles[0].records,
@@ -57,6 +60,7 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->tiles[1].owners_at};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         lode_buffer_free(buffers[i]);
+    lode_lanes_destroy(step);
     free(step);
     *state = NULL;
 }
@@ -325,7 +329,7 @@ static lode_status_t run_tiles(lode_step_state_t *step)
     step->plan_block = step->plan_page = 0;
     lode_status_t status = lode_tile_begin(step, now, &any);
     if (status == LODE_OK)
-        status = lode_tails_attend(step);
+        lode_tails_attend(step);
     while (status == LODE_OK && any) {
         status = lode_tile_begin(step, next, &more);
         if (status != LODE_OK)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file step.h
- * @brief The working state of a step, shared by step.c, choose.c, plan.c and gather.c.
+ * @brief The working state of a step, shared by step.c, team.c, choose.c, plan.c and gather.c.
  *
  * A *row* is one new token of one stream. What rows want is gathered in `wanted`: one 64-bit mask a
  * (block, page, head), a bit a token, so a record wanted by many rows is fetched once.
@@ -46,8 +46,46 @@ typedef struct lode_step_stream {
 typedef struct lode_chosen {
     size_t start; /**< in `tokens` */
     uint64_t count;
-    bool all; /**< everything visible */
+    uint64_t digest; /**< of the tokens */
+    bool all;        /**< everything visible */
 } lode_chosen_t;
+
+/** Rows that see the same tokens in pages and choose among them by landmarks: they are scored in one scan. */
+typedef struct lode_span {
+    const lode_step_stream_t *stream;
+    uint32_t first, count; /**< rows of the stream */
+    uint32_t group;        /**< score rows a row */
+    size_t first_piece;    /**< in `pieces`: one a block of the view */
+    uint64_t tokens;       /**< seen, in pages */
+    uint64_t landmarks;    /**< of all pieces */
+    size_t stride;         /**< floats between score rows */
+} lode_span_t;
+
+/** Landmarks of a piece that are scored at once. Fixed, so that sums over slices never depend on who does them. */
+typedef struct lode_slice {
+    uint32_t item;   /**< among the (span, head) that are cut */
+    uint32_t piece;  /**< of the span */
+    uint64_t begin;  /**< landmark of the piece, a multiple of LODE_SLICE */
+    uint64_t place;  /**< of the piece's first landmark in a row of scores */
+    uint32_t number; /**< among the slices of its item */
+} lode_slice_t;
+enum { LODE_SLICE = 8192 };
+
+/** Records that are attended over at once; fixed for the same reason. */
+enum { LODE_PORTION = 2048 };
+
+/** What one thread of a step works with. */
+typedef struct lode_lane {
+    lode_buffer_t scores; /**< float (score rows, stride) */
+    lode_buffer_t sums;   /**< float (slices, score rows): log-sum-exp of each slice */
+    lode_buffer_t tables; /**< what scoring wants as scratch */
+    lode_buffer_t picks;  /**< uint32_t a landmark */
+    const uint8_t *pointers[LODE_PORTION];
+    lode_scorer_t scorer;
+    uint32_t prepared_item, prepared_piece; /**< what the scorer is ready for, while (span, head) are cut */
+    uint32_t cut_slices;                    /**< of the (span, head) whose scores this lane's buffers hold then */
+    uint64_t stage_ns[LODE_STAGE_COUNT];
+} lode_lane_t;
 
 typedef struct lode_run {
     uint32_t block, page_begin, page_end;
@@ -81,18 +119,37 @@ struct lode_step_state {
     lode_buffer_t streams, blocks, seen,
         seen_at; /**< seen_at: uint32_t (streams, blocks), index in seen, UINT32_MAX: none */
     lode_buffer_t angles, queries, lse;
-    lode_buffer_t scores, score_scratch, choose_scratch, pieces;
+    lode_lane_t *lanes; /**< (threads) */
+    uint32_t lane_count;
+    lode_buffer_t spans, pieces, slices; /**< of this step; slices: of a few (span, head) that threads share */
+    uint32_t span_count;
+    lode_buffer_t parts;          /**< what threads make of a (row, head) that they share, before it is merged */
     lode_buffer_t chosen, tokens; /**< lode_chosen_t (rows, heads); uint32_t */
     lode_buffer_t lost;           /**< uint64_t (rows, heads): of the chosen, what no owner could give */
     size_t token_count;
     lode_buffer_t wanted, first_record; /**< uint64_t, uint32_t a (block, page, head) */
-    lode_buffer_t pointers;             /**< records of one attend call */
     size_t masks;
     uint64_t owners;                /**< ranks asked, a bit each, modulo 64 */
     uint32_t plan_block, plan_page; /**< where the next tile begins */
     lode_tile_t tiles[2];
     lode_step_stats_t stats;
 };
+
+/* team.c */
+/** A part of a stage: item @p item, on the lane's thread. It books its time in the lane. */
+typedef void (*lode_step_work_t)(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane);
+/**
+ * Do items 0 … items−1 on the step's threads, or all on the caller's if they read fewer than @p bytes are worth waking
+ * others for. Time that passed is booked on the stages as the lanes spent theirs.
+ */
+void lode_step_share(lode_step_state_t *step, uint32_t items, uint64_t bytes, lode_step_work_t work, void *context);
+lode_status_t lode_lanes_create(lode_step_state_t *step);
+void lode_lanes_destroy(lode_step_state_t *step);
+/**
+ * Of n items of about equal weight, how many are done as a whole, each by one thread; the rest, fewer than there are
+ * threads, is better cut.
+ */
+uint32_t lode_step_whole_items(const lode_step_state_t *step, uint32_t n);
 
 static inline lode_step_stream_t *lode_stream_at(const lode_step_state_t *step, uint32_t i)
 {
@@ -135,9 +192,8 @@ lode_status_t lode_step_choose(lode_step_state_t *step);
 void lode_item_lose(void *context, const lode_fetch_item_t *item);
 /** After a tile's fetch: LODE_ERR_PAGE_LOST, naming pages, if something is lost that a stream cannot do without. */
 lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile);
-/** Close the gaps that lost records leave in the first n of step->pointers, and count them. @return how many are left
- */
-size_t lode_leave_out_lost(lode_step_state_t *step, size_t row, uint32_t head, size_t n);
+/** Close the gaps that lost records leave among n. @return how many are left */
+size_t lode_leave_out_lost(const uint8_t **records, size_t n);
 /** Tell a stream its lost_share. */
 void lode_lost_shares(const lode_step_state_t *step, const lode_step_stream_t *stream);
 /** First of some ascending tokens that is not below @p token. (gather.c) */
@@ -151,6 +207,6 @@ void lode_tile_end(lode_step_state_t *step, lode_tile_t *tile, bool keep);
 
 /** Attend over a tile; over the tails. (gather.c) */
 lode_status_t lode_tile_attend(lode_step_state_t *step, const lode_tile_t *tile);
-lode_status_t lode_tails_attend(lode_step_state_t *step);
+void lode_tails_attend(lode_step_state_t *step);
 
 #endif

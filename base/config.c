@@ -45,6 +45,9 @@ const lode_option_t lode_library_options[] = {
     {"suspect", "1000", LODE_OPTION_COUNT, NULL, 0, 3600000, "ms without a heartbeat until a rank is held for lost"},
     {"lease", "1000", LODE_OPTION_COUNT, NULL, 1, 3600000,
      "ms without contact to the deciding rank until a rank refuses calls; at most suspect"},
+    {"threads", "0", LODE_OPTION_COUNT, NULL, 0, 64,
+     "threads of a step, the caller's included; 0: as many as the rank has cores, shared with the other ranks of its "
+     "node"},
     {"spin", "50", LODE_OPTION_COUNT, NULL, 0, 1000000, "us that an idle thread polls before it sleeps"},
     {"reconnect", "5000", LODE_OPTION_COUNT, NULL, 0, 3600000,
      "ms that a client looks for a living rank when its own is lost"},

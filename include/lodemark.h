@@ -416,6 +416,10 @@ typedef struct lode_step_stats {
     uint32_t owners_asked;
     uint32_t retries;         /**< requests sent again to another owner */
     uint64_t selected_digest; /**< hash of the chosen sets, the same on every rank for the same inputs */
+    /**
+     * Time that passed in each stage. Where several threads are at several stages at once, the time that passed is
+     * divided by how long they were at each: so the stages add up to no more than step_ns, whatever the threads.
+     */
     uint64_t stage_ns[LODE_STAGE_COUNT];
     uint64_t step_ns;
 } lode_step_stats_t;

@@ -52,14 +52,28 @@ static contest_t walk_to(const lode_choice_t *choice, walk_t *walk, uint64_t lan
     return (contest_t){begin, end > begin ? end : begin}; /* none: forced, but scores that overflowed rank no higher */
 }
 
+float lode_sums_join(const float *sums, size_t stride, size_t n)
+{
+    float most = -INFINITY;
+    double total = 0;
+    for (size_t i = 0; i < n; i++)
+        most = fmaxf(most, sums[i * stride]);
+    if (most == -INFINITY)
+        return most;
+    for (size_t i = 0; i < n; i++)
+        total += exp((double)sums[i * stride] - (double)most);
+    return (float)((double)most + log(total));
+}
+
 /* Row 0 becomes the score of each landmark; then what is forced leaves the competition. */
 static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, float *scores, size_t stride, size_t n)
 {
     if (choice->group > 1) {
-        float shift[LODE_MAX_GROUP];
+        float computed[LODE_MAX_GROUP];
+        const float *shift = choice->shift;
         assert(choice->group <= LODE_MAX_GROUP && choice->merge == LODE_MERGE_MAX);
-        for (uint32_t g = 0; g < choice->group; g++)
-            shift[g] = ops->logsumexp(scores + g * stride, n);
+        for (uint32_t g = 0; !choice->shift && g < choice->group; g++, shift = computed)
+            computed[g] = ops->logsumexp(scores + g * stride, n);
         ops->group_max(scores, stride, shift, choice->group, scores, n);
     }
     for (uint32_t p = 0; p < choice->piece_count; p++) {

@@ -169,6 +169,23 @@ uint64_t lode_store_used(lode_store_h store);
 void lode_store_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t tokens, const float *q,
                       uint32_t group, const float *transform, float *out, size_t stride, float *scratch);
 
+/** Queries of one head of one block, made ready for scoring any of its landmarks. */
+typedef struct lode_scorer {
+    lode_store_h store;
+    uint32_t slot, layer, head, group;
+    lode_landmark_query_t queries[LODE_MAX_GROUP];
+} lode_scorer_t;
+
+/** The queries, as lode_store_score() takes them. */
+void lode_scorer_prepare(lode_scorer_t *scorer, lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head,
+                         const float *q, uint32_t group, const float *transform);
+/**
+ * Logits of landmarks begin … end−1, to out[g·stride + i − begin].
+ * @param begin  a multiple of LODE_TILE  @param scratch  as for lode_store_score()
+ */
+void lode_scorer_score(const lode_scorer_t *scorer, uint64_t begin, uint64_t end, float *out, size_t stride,
+                       float *scratch);
+
 /* ----------------------------------------------------------------- choosing */
 
 /** A piece of the view as selection sees it: landmarks of one block, in view order. */
@@ -187,7 +204,11 @@ typedef struct lode_choice {
     uint64_t budget;          /**< tokens, forced ones included; fewer than the forced: only those */
     uint64_t sinks;           /**< first tokens of the view, forced */
     uint64_t window_begin;    /**< tokens from this view-token index on are forced; total tokens: none */
+    const float *shift;       /**< (group) log-sum-exp of each score row, or NULL: not computed yet */
 } lode_choice_t;
+
+/** Log-sum-exp of a whole from those of n parts, in this order: sums[i·stride]. */
+float lode_sums_join(const float *sums, size_t stride, size_t n);
 
 /**
  * Choose tokens of one KV head.

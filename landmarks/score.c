@@ -25,23 +25,42 @@ static void queries_prepare(const lode_ops_t *ops, const lode_landmark_spec_t *s
         ops->query_prepare(spec, dim, q + (size_t)g * dim, bias[g], &queries[g]);
 }
 
+void lode_scorer_prepare(lode_scorer_t *scorer, lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head,
+                         const float *q, uint32_t group, const float *transform)
+{
+    assert(group <= LODE_MAX_GROUP);
+    scorer->store = store;
+    scorer->slot = slot;
+    scorer->layer = layer;
+    scorer->head = head;
+    scorer->group = group;
+    queries_prepare(lode_store_ops(store), &lode_store_info(store, slot)->landmark, lode_store_dim(store),
+                    lode_store_mean(store, slot, layer, head), transform, q, group, scorer->queries);
+}
+
+void lode_scorer_score(const lode_scorer_t *scorer, uint64_t begin, uint64_t end, float *out, size_t stride,
+                       float *scratch)
+{
+    lode_store_h store = scorer->store;
+    const lode_landmark_spec_t *spec = &lode_store_info(store, scorer->slot)->landmark;
+    uint64_t count;
+    const uint8_t *tiles;
+    for (uint64_t first = begin; first < end; first += count) {
+        count = lode_store_span(store, scorer->slot, scorer->layer, scorer->head, first, end, &tiles);
+        if (count == 0)
+            return;
+        lode_store_ops(store)->landmark_score(spec, lode_store_dim(store), tiles, count, scorer->queries, scorer->group,
+                                              out + (first - begin), stride, scratch);
+    }
+}
+
 void lode_store_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t tokens, const float *q,
                       uint32_t group, const float *transform, float *out, size_t stride, float *scratch)
 {
-    lode_landmark_query_t queries[LODE_MAX_GROUP];
-    assert(group <= LODE_MAX_GROUP);
-    const lode_landmark_spec_t *spec = &lode_store_info(store, slot)->landmark;
-    const lode_ops_t *ops = lode_store_ops(store);
-    uint32_t dim = lode_store_dim(store);
-    uint64_t limit = lode_landmarks_of(spec, tokens), count;
-    const uint8_t *tiles;
-    if (limit == 0)
+    lode_scorer_t scorer;
+    uint64_t landmarks = lode_landmarks_of(&lode_store_info(store, slot)->landmark, tokens);
+    if (landmarks == 0)
         return;
-    queries_prepare(ops, spec, dim, lode_store_mean(store, slot, layer, head), transform, q, group, queries);
-    for (uint64_t first = 0; first < limit; first += count) {
-        count = lode_store_span(store, slot, layer, head, first, limit, &tiles);
-        if (count == 0)
-            return;
-        ops->landmark_score(spec, dim, tiles, count, queries, group, out + first, stride, scratch);
-    }
+    lode_scorer_prepare(&scorer, store, slot, layer, head, q, group, transform);
+    lode_scorer_score(&scorer, 0, landmarks, out, stride, scratch);
 }
