@@ -282,8 +282,9 @@ extern float lode_higgs_columns4[4][256];
 
 /** What one pass over the scores finds of those ≥ some low bound. */
 typedef struct lode_topk_found {
-    uint32_t *above;          /**< indices of the scores > high, ascending; room for `most` */
-    uint32_t *between, *keys; /**< indices of the others, ascending, and their order keys; room for `room` */
+    uint32_t *above;   /**< indices of the scores > high, ascending; room for `most` */
+    uint32_t *between; /**< indices of the others, ascending; room for `room` */
+    float *scores;     /**< theirs */
     size_t most, room;
     size_t above_count, between_count; /**< how many there are; more than most or room: not all are stored */
 } lode_topk_found_t;
@@ -293,10 +294,29 @@ typedef struct lode_topk_parts {
     void (*collect)(const float *scores, size_t n, float low, float high, lode_topk_found_t *found);
     /** Indices of the scores > threshold and of the first `ties` that equal it. */
     void (*emit)(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out);
+    /** lode_ops_t.note */
+    void (*note)(const float *scores, size_t n, uint32_t first, lode_notes_t *notes);
+    /** How many are ≥ bound. */
+    size_t (*count)(const float *scores, size_t n, float bound);
+    /** As emit, of what is noted. */
+    void (*emit_noted)(const lode_notes_t *notes, float threshold, size_t ties, uint32_t *out);
 } lode_topk_parts_t;
 
-/** Exact top-k in one pass: a sample brackets the k-th score, the pass notes what is above and what is inside. */
-size_t lode_topk_bracket(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *out);
+/** Where the next vector of notes goes: past the room they land in the slack behind it, one on the other. */
+static inline size_t lode_notes_end(const lode_notes_t *notes)
+{
+    return notes->count < notes->room ? notes->count : notes->room;
+}
+
+/**
+ * Exact top-k in one pass: a sample says below which score the k-th does not lie, the pass notes what is above; for
+ * many, a sample brackets the k-th score, and the pass keeps what is above and what is inside.
+ */
+size_t lode_topk_sampled(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *out);
+/** lode_ops_t.topk_noted; @p topk is what to do when the notes do not serve. */
+size_t lode_topk_from_notes(const lode_topk_parts_t *parts,
+                            size_t (*topk)(const float *scores, size_t n, size_t k, uint32_t *out), const float *scores,
+                            size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
 /** The k-th greatest key (1 ≤ k ≤ n) by three histograms over all; *above is how many keys are greater. */
 uint32_t lode_scalar_kth(const float *scores, size_t n, size_t k, size_t *above);
 

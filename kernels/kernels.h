@@ -71,6 +71,18 @@ typedef struct lode_landmark_query {
 /** Floats of scratch that score needs for a HIGGS codec: group · D/d · 256; 0 for the others. */
 size_t lode_score_scratch_floats(const lode_landmark_spec_t *spec, uint32_t dim, uint32_t group);
 
+/**
+ * What passes over scores noted of those ≥ bound, in their order: lode_ops_t.note, .group_max_note. The caller lends
+ * index and score with LODE_NOTES_SLACK more than `room` entries each, and begins with count = 0.
+ */
+typedef struct lode_notes {
+    float bound;
+    size_t room, count; /**< count > room: not all are there */
+    uint32_t *index;
+    float *score;
+} lode_notes_t;
+#define LODE_NOTES_SLACK 16 /* whole vectors are stored */
+
 typedef struct lode_ops {
     const char *level; /**< "scalar", "avx2", "avx512" */
 
@@ -130,6 +142,17 @@ typedef struct lode_ops {
      * k ≥ n gives all. Scores must not be NaN. Returns how many (min(k, n)). No scratch beyond the stack.
      */
     size_t (*topk)(const float *scores, size_t n, size_t k, uint32_t *out);
+    /** Note those of n scores that are ≥ notes->bound, with indices from `first` on, behind what is noted already. */
+    void (*note)(const float *scores, size_t n, uint32_t first, lode_notes_t *notes);
+    /** group_max, noting what it writes in the same pass. */
+    void (*group_max_note)(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n,
+                           uint32_t first, lode_notes_t *notes);
+    /**
+     * topk, with the same result whatever the notes' bound was (NaN and infinities too), provided that all scores ≥ it
+     * are noted. With at least k of them and no more than fit, only they are looked at; otherwise all scores are.
+     * notes->bound becomes a guess for scores like these: a little below the k-th. The notes' memory is used up.
+     */
+    size_t (*topk_noted)(const float *scores, size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
 
     /** Copy count pieces of bytes each from src[i] to dst + i·bytes. */
     void (*gather)(uint8_t *dst, const uint8_t *const *src, size_t count, size_t bytes);
@@ -149,6 +172,22 @@ typedef struct lode_ops {
  * @return ::LODE_ERR_INVALID (unknown level), ::LODE_ERR_UNSUPPORTED (not compiled in, or not on this CPU).
  */
 lode_status_t lode_ops_get(const char *level, const lode_ops_t **ops);
+
+/**
+ * Exact top-k from a guess of the k-th score, such as the last step's: note and topk_noted. *guess becomes the next
+ * one.
+ * @p notes lends memory alone.
+ */
+static inline size_t lode_topk_seeded(const lode_ops_t *ops, const float *scores, size_t n, size_t k, float *guess,
+                                      lode_notes_t *notes, uint32_t *out)
+{
+    notes->bound = *guess;
+    notes->count = 0;
+    ops->note(scores, n, 0, notes);
+    size_t kept = ops->topk_noted(scores, n, k, notes, out);
+    *guess = notes->bound;
+    return kept;
+}
 
 /** One backend for `lodemark info`. */
 typedef struct lode_backend {

@@ -4,6 +4,7 @@
 void lode_avx2_fill(lode_ops_t *ops)
 {
     lode_sse42_crc32c_prepare();
+    lode_avx2_note_prepare();
     ops->widen = lode_avx2_widen;
     ops->narrow = lode_avx2_narrow;
     ops->first_nonfinite = lode_avx2_first_nonfinite;
@@ -21,6 +22,9 @@ void lode_avx2_fill(lode_ops_t *ops)
     ops->logsumexp = lode_avx2_logsumexp;
     ops->group_max = lode_avx2_group_max;
     ops->topk = lode_avx2_topk;
+    ops->note = lode_avx2_note;
+    ops->group_max_note = lode_avx2_group_max_note;
+    ops->topk_noted = lode_avx2_topk_noted;
     ops->gather = lode_avx2_gather;
     ops->attend = lode_avx2_attend;
     ops->merge = lode_avx2_merge;

@@ -41,6 +41,12 @@ void lode_avx2_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, co
 float lode_avx2_logsumexp(const float *x, size_t n);
 void lode_avx2_group_max(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n);
 size_t lode_avx2_topk(const float *scores, size_t n, size_t k, uint32_t *out);
+/** Fill the table of lode_avx2_note; called once. */
+void lode_avx2_note_prepare(void);
+void lode_avx2_note(const float *scores, size_t n, uint32_t first, lode_notes_t *notes);
+void lode_avx2_group_max_note(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n,
+                              uint32_t first, lode_notes_t *notes);
+size_t lode_avx2_topk_noted(const float *scores, size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
 
 void lode_avx2_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
                       const float *q, float *out, float *lse);

@@ -18,6 +18,9 @@ void lode_avx512_fill(lode_ops_t *ops)
     ops->logsumexp = lode_avx512_logsumexp;
     ops->group_max = lode_avx512_group_max;
     ops->topk = lode_avx512_topk;
+    ops->note = lode_avx512_note;
+    ops->group_max_note = lode_avx512_group_max_note;
+    ops->topk_noted = lode_avx512_topk_noted;
     ops->attend = lode_avx512_attend;
     ops->merge = lode_avx512_merge;
 }

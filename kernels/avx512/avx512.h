@@ -37,6 +37,10 @@ void lode_avx512_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, c
 float lode_avx512_logsumexp(const float *x, size_t n);
 void lode_avx512_group_max(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n);
 size_t lode_avx512_topk(const float *scores, size_t n, size_t k, uint32_t *out);
+void lode_avx512_note(const float *scores, size_t n, uint32_t first, lode_notes_t *notes);
+void lode_avx512_group_max_note(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n,
+                                uint32_t first, lode_notes_t *notes);
+size_t lode_avx512_topk_noted(const float *scores, size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
 
 void lode_avx512_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
                         const float *q, float *out, float *lse);

@@ -49,6 +49,10 @@ void lode_scalar_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, c
 float lode_scalar_logsumexp(const float *x, size_t n);
 void lode_scalar_group_max(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n);
 size_t lode_scalar_topk(const float *scores, size_t n, size_t k, uint32_t *out);
+void lode_scalar_note(const float *scores, size_t n, uint32_t first, lode_notes_t *notes);
+void lode_scalar_group_max_note(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n,
+                                uint32_t first, lode_notes_t *notes);
+size_t lode_scalar_topk_noted(const float *scores, size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
 
 void lode_scalar_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
                         const float *q, float *out, float *lse);

@@ -78,3 +78,49 @@ size_t lode_scalar_topk(const float *scores, size_t n, size_t k, uint32_t *out)
     }
     return k;
 }
+
+/* ------------------------------------------------------- from a guess of the k-th */
+
+void lode_scalar_note(const float *scores, size_t n, uint32_t first, lode_notes_t *notes)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (!(scores[i] >= notes->bound))
+            continue;
+        size_t at = lode_notes_end(notes);
+        notes->index[at] = first + (uint32_t)i;
+        notes->score[at] = scores[i];
+        notes->count++;
+    }
+}
+
+void lode_scalar_group_max_note(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n,
+                                uint32_t first, lode_notes_t *notes)
+{
+    lode_scalar_group_max(x, stride, shift, group, out, n);
+    lode_scalar_note(out, n, first, notes);
+}
+
+static size_t count(const float *scores, size_t n, float bound)
+{
+    size_t reach = 0;
+    for (size_t i = 0; i < n; i++)
+        reach += scores[i] >= bound;
+    return reach;
+}
+
+static void emit_noted(const lode_notes_t *notes, float threshold, size_t ties, uint32_t *out)
+{
+    for (size_t i = 0; i < notes->count; i++) {
+        bool equal = notes->score[i] == threshold;
+        if (!(notes->score[i] >= threshold) || (equal && ties == 0))
+            continue;
+        ties -= equal;
+        *out++ = notes->index[i];
+    }
+}
+
+size_t lode_scalar_topk_noted(const float *scores, size_t n, size_t k, lode_notes_t *notes, uint32_t *out)
+{
+    static const lode_topk_parts_t parts = {.note = lode_scalar_note, .count = count, .emit_noted = emit_noted};
+    return lode_topk_from_notes(&parts, lode_scalar_topk, scores, n, k, notes, out);
+}

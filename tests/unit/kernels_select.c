@@ -114,8 +114,8 @@ static void topk_case(const lode_ops_t *ops, const char *what, const float *scor
     free(right);
 }
 
-/* Over and under 32768 is where the faster forms change their way. */
-static const size_t topk_lengths[] = {0, 1, 2, 16, 31, 33, 100, 1000, 8192, 32768, 32769, 100003};
+/* Over 4096, and where a share of n passes 24576, is where the faster forms change their way. */
+static const size_t topk_lengths[] = {0, 1, 2, 16, 31, 33, 100, 1000, 4096, 4097, 32769, 100003};
 #define TOPK_LENGTHS (sizeof topk_lengths / sizeof *topk_lengths)
 
 static void topk_kinds(const lode_ops_t *ops)
@@ -196,3 +196,119 @@ static void topk_shapes(const lode_ops_t *ops)
         }
 }
 TEST_LEVELS(choice, topk_shapes)
+
+/* ------------------------------------------------------- from a guess of the k-th */
+
+typedef struct lent {
+    guarded_t index, score;
+} lent_t;
+
+static lode_notes_t notes_lend(lent_t *lent, size_t room)
+{
+    lent->index = guarded_make(4 * (room + LODE_NOTES_SLACK), 4);
+    lent->score = guarded_make(4 * (room + LODE_NOTES_SLACK), 12);
+    return (lode_notes_t){.room = room, .index = (uint32_t *)lent->index.at, .score = (float *)lent->score.at};
+}
+
+static void notes_return(lent_t *lent)
+{
+    guarded_free(&lent->index);
+    guarded_free(&lent->score);
+}
+
+/* Whatever the guess and the room, the same as topk; the guess that comes back serves at once. */
+static void seeded_case(const lode_ops_t *ops, const char *what, const float *scores, size_t n, size_t k)
+{
+    size_t size = k < n ? k : n, rooms[] = {0, 1, size / 2, size, size + size / 4 + 7, n};
+    uint32_t *right = calloc(n + 1, sizeof *right);
+    check_scalar()->topk(scores, n, k, right);
+    float kth = size ? INFINITY : 0;
+    for (size_t i = 0; i < size; i++)
+        kth = fminf(kth, scores[right[i]]);
+    const float guesses[] = {NAN,         INFINITY,
+                             -INFINITY,   3.4e38f,
+                             -3.4e38f,    0,
+                             kth,         nextafterf(kth, INFINITY),
+                             kth + 1e-3f, kth - 1e-3f,
+                             kth * 0.5f,  kth * 1.5f,
+                             -fabsf(kth), n ? scores[0] : 1};
+    for (size_t r = 0; r < sizeof rooms / sizeof *rooms; r++)
+        for (size_t i = 0; i < sizeof guesses / sizeof *guesses; i++) {
+            lent_t lent;
+            lode_notes_t notes = notes_lend(&lent, rooms[r]);
+            float guess = guesses[i];
+            for (int again = 0; again < 2; again++) {
+                guarded_t out = guarded_make(4 * size, 4);
+                float before = guess;
+                size_t got = lode_topk_seeded(ops, scores, n, k, &guess, &notes, (uint32_t *)out.at);
+                expect(got == size && memcmp(out.at, right, 4 * size) == 0, "%s, n %zu k %zu room %zu guess %g: %zu",
+                       what, n, k, rooms[r], before, got);
+                expect(isnan(guess) || size == n || k == 0 || guess <= kth, "%s, n %zu k %zu: guess %g > %g", what, n,
+                       k, guess, kth);
+                guarded_free(&out);
+            }
+            notes_return(&lent);
+        }
+    free(right);
+}
+
+static void topk_from_guess(const lode_ops_t *ops)
+{
+    static const size_t lengths[] = {0, 1, 2, 15, 16, 17, 100, 1003, 5000, 40001};
+    static float (*const shapes[])(size_t i, size_t n) = {tied, rising, zeros, infinities, most_tied};
+    static float scores[40001];
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++) {
+        size_t n = lengths[l];
+        const size_t ks[] = {0, 1, n / 100, n / 3, n ? n - 1 : 0, n, n + 3};
+        for (size_t c = 0; c < sizeof ks / sizeof *ks; c++) {
+            size_t skew = n < 40001 ? c % 4 : 0;
+            for (int kind = 0; kind < (n > 2000 ? 1 : KINDS); kind++) {
+                check_fill((kind_t)kind, scores, n + skew);
+                seeded_case(ops, kind_names[kind], scores + skew, n, ks[c]);
+            }
+            for (size_t s = 0; s < sizeof shapes / sizeof *shapes && n < 2000; s++) {
+                for (size_t i = 0; i < n; i++)
+                    scores[i] = shapes[s](i, n);
+                seeded_case(ops, "shape", scores, n, ks[c]);
+            }
+        }
+    }
+}
+TEST_LEVELS(choice, topk_from_guess)
+
+/* In pieces and out of a group, what is noted is what a plain look finds; past the room it is only counted. */
+static void notes(const lode_ops_t *ops)
+{
+    static const size_t lengths[] = {0, 1, 7, 8, 15, 16, 17, 33, 500};
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++)
+        for (int g = 0; g < 7; g++)
+            for (size_t room = 0; room < 600; room = room * 3 + 5) {
+                size_t n = lengths[l], stride = n + 5, found = 0;
+                uint32_t group = check_groups[g];
+                float *x = calloc(stride * group, sizeof *x), *plain = calloc(n + 1, sizeof *plain), shift[16];
+                guarded_t out = guarded_make(4 * n, 4);
+                lent_t lent;
+                lode_notes_t notes = notes_lend(&lent, room);
+                check_fill(RANDOM, x, stride * group);
+                check_fill(RANDOM, shift, group);
+                notes.bound = (float)check_gaussian() + 1;
+                check_scalar()->group_max(x, stride, shift, group, plain, n);
+                for (size_t at = 0; at < n; at += n / 2 + 1) { /* two pieces */
+                    size_t part = n - at < n / 2 + 1 ? n - at : n / 2 + 1;
+                    ops->group_max_note(x + at, stride, shift, group, (float *)out.at + at, part, (uint32_t)at, &notes);
+                }
+                expect(memcmp(out.at, plain, 4 * n) == 0, "n %zu group %u", n, group);
+                for (size_t i = 0; i < n; i++) {
+                    if (plain[i] >= notes.bound && found++ < room)
+                        expect(notes.index[found - 1] == i && notes.score[found - 1] == plain[i],
+                               "n %zu group %u room %zu: note %zu is [%u] %g, not [%zu] %g", n, group, room, found - 1,
+                               notes.index[found - 1], notes.score[found - 1], i, plain[i]);
+                }
+                expect(notes.count == found, "n %zu group %u: %zu, not %zu", n, group, notes.count, found);
+                notes_return(&lent);
+                guarded_free(&out);
+                free(x);
+                free(plain);
+            }
+}
+TEST_LEVELS(choice, notes)
