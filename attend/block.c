@@ -306,6 +306,7 @@ lode_status_t lode_local_block_seal(lode_block_h block)
     Lodemark__BlockSeal seal = LODEMARK__BLOCK_SEAL__INIT;
     lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
     seal.block = block->info.id;
+    seal.tokens = block->tails[0].first;
     telling.call.body_case = LODEMARK__CALL__BODY_BLOCK_SEAL;
     telling.call.block_seal = &seal;
     LODE_TRY(lode_tell_keepers(block->cluster, &telling, 1));

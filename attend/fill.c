@@ -206,11 +206,12 @@ static void send_publish(lode_fill_t *fill, uint64_t block, uint32_t layer, uint
     send(fill, &call, 0);
 }
 
-static void send_seal(lode_fill_t *fill, uint64_t block)
+static void send_seal(lode_fill_t *fill, uint64_t block, uint64_t tokens)
 {
     Lodemark__BlockSeal message = LODEMARK__BLOCK_SEAL__INIT;
     Lodemark__Call call = LODEMARK__CALL__INIT;
     message.block = block;
+    message.tokens = tokens;
     call.body_case = LODEMARK__CALL__BODY_BLOCK_SEAL;
     call.block_seal = &message;
     send(fill, &call, 0);
@@ -363,8 +364,8 @@ static bool pass_on(lode_fill_t *fill, uint64_t end_ns)
             if (fill->failed)
                 return false;
         }
-        if (state == LODE_BLOCK_SEALED) /* as seen before the layers' lengths were */
-            send_seal(fill, info.id);
+        if (state == LODE_BLOCK_SEALED) /* its layers are of equal length, and grow no more */
+            send_seal(fill, info.id, lode_store_tokens(cluster->store, fill->slot, 0));
     }
     return settle(fill);
 }

@@ -135,7 +135,7 @@ static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *c
     case LODEMARK__CALL__BODY_PUBLISH:
         return lode_store_publish(cluster->store, call->publish->block, call->publish->layer, call->publish->tokens);
     case LODEMARK__CALL__BODY_BLOCK_SEAL:
-        return lode_store_seal(cluster->store, call->block_seal->block);
+        return lode_store_seal(cluster->store, call->block_seal->block, call->block_seal->tokens);
     case LODEMARK__CALL__BODY_BLOCK_DROP:
         return lode_store_drop(cluster->store, call->block_drop->block);
     case LODEMARK__CALL__BODY_PAGE_OWNERS:

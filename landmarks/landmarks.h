@@ -116,7 +116,12 @@ void lode_store_forget_rank(lode_store_h store, uint32_t rank);
  * @return LODE_ERR_INVALID if a page of them was not put, LODE_ERR_NOT_FOUND.
  */
 lode_status_t lode_store_publish(lode_store_h store, uint64_t block, uint32_t layer, uint64_t tokens);
-lode_status_t lode_store_seal(lode_store_h store, uint64_t block);
+/**
+ * No more tokens come. A block that is sealed while tokens are missing would refuse them for good, so it must have
+ * @p tokens in every layer.
+ * @return LODE_ERR_INVALID if a layer is shorter, LODE_ERR_NOT_FOUND.
+ */
+lode_status_t lode_store_seal(lode_store_h store, uint64_t block, uint64_t tokens);
 /** Mark dropped; its memory is reused after lode_store_collect(). Dropping what is not there is a success. */
 lode_status_t lode_store_drop(lode_store_h store, uint64_t block);
 void lode_store_collect(lode_store_h store, uint64_t older_than_ns);

@@ -506,10 +506,17 @@ lode_status_t lode_store_add(lode_store_h store, const lode_block_info_t *info, 
     return LODE_OK;
 }
 
-lode_status_t lode_store_seal(lode_store_h store, uint64_t block)
+lode_status_t lode_store_seal(lode_store_h store, uint64_t block, uint64_t tokens)
 {
     uint32_t slot = 0;
     LODE_TRY(lode_store_find_id(store, block, &slot));
+    for (uint32_t layer = 0; layer < store->params.layers; layer++) {
+        uint64_t visible = lode_store_tokens(store, slot, layer);
+        if (visible < tokens)
+            return lode_fail(LODE_ERR_INVALID,
+                             "block \"%s\" layer %" PRIu32 ": %" PRIu64 " tokens, cannot be sealed at %" PRIu64,
+                             lode_store_info(store, slot)->name, layer, visible, tokens);
+    }
     if (lode_store_state(store, slot, block) == LODE_BLOCK_OPEN)
         entry_state_set(entry_at(store, slot), LODE_BLOCK_SEALED);
     return LODE_OK;

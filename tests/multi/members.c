@@ -4,6 +4,7 @@
  * prints "rank N: epoch E, members …", the same on every rank that is left; mpirun's exit status says nothing once a
  * rank was killed. With --join FD it is the process that joins, outside of MPI.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -229,6 +230,33 @@ static bool dies(uint32_t mask)
     return false;
 }
 
+static bool all_stand_still(pid_t pid)
+{
+    char path[600], line[400];
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *tasks = opendir(path);
+    bool still = tasks;
+    for (struct dirent *task; tasks && (task = readdir(tasks));) {
+        snprintf(path, sizeof path, "/proc/%d/task/%s/stat", pid, task->d_name);
+        FILE *file = task->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (!file)
+            continue;
+        const char *name_end = fgets(line, sizeof line, file) ? strrchr(line, ')') : NULL;
+        still &= name_end && strncmp(name_end, ") T", 3) == 0;
+        fclose(file);
+    }
+    if (tasks)
+        closedir(tasks);
+    return still;
+}
+
+/** The signal is sent at once; a thread that runs on another core answers a little longer. */
+static void stop(pid_t pid)
+{
+    kill(pid, SIGSTOP);
+    WAIT(all_stand_still(pid));
+}
+
 /** Those in the mask die at once; the others agree, and go on. */
 static void killed(uint32_t mask)
 {
@@ -258,7 +286,7 @@ static void stopped(uint32_t victim)
     }
     sleep(3); /* past the grace of the start */
     if (pages.rank == host)
-        kill(pids[victim], SIGSTOP);
+        stop(pids[victim]);
     WAIT(!lode_fabric_alive(pages.fabric, victim));
     WAIT(lode_fabric_epoch(pages.fabric) == 2);
     CHECK(!lode_fabric_fenced(pages.fabric), "fenced");
@@ -364,7 +392,7 @@ static void case_stale(void)
     }
     sleep(3);
     if (pages.rank == 0) {
-        kill(pids[1], SIGSTOP);
+        stop(pids[1]);
         /* what it is asked now it answers when it goes on */
         CHECK(call_some(1) != LODE_OK, "a call to one that is stopped");
     }

@@ -48,7 +48,8 @@ static void *keep(void *argument)
             CHECK(lode_store_owners(store, info.id, 0, page, hints, 2) == LODE_OK, "%s", lode_error_message());
         }
         lode_store_forget_rank(store, 1);
-        CHECK(lode_store_seal(store, info.id) == LODE_OK, "%s", lode_error_message());
+        CHECK(lode_store_seal(store, info.id, PAGES * (uint64_t)LODE_PAGE_TOKENS) == LODE_OK, "%s",
+              lode_error_message());
         if (i % 3 == 0)
             CHECK(lode_store_drop(store, info.id) == LODE_OK, "%s", lode_error_message());
     }

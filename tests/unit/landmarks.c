@@ -538,7 +538,10 @@ Test(store, names_and_states)
     cr_assert(eq(int, lode_store_state(w.store, slot, 1), LODE_BLOCK_OPEN));
     cr_assert(eq(int, lode_store_state(w.store, slot, 2), LODE_BLOCK_DROPPED));
     append(w.store, 64, &a, 0, 0, 2);
-    cr_assert(lode_store_seal(w.store, 1) == LODE_OK && lode_store_seal(w.store, 1) == LODE_OK);
+    uint64_t tokens = lode_store_tokens(w.store, slot, 0);
+    cr_assert(lode_store_seal(w.store, 1, tokens + 1) == LODE_ERR_INVALID, "sealed with a token missing");
+    cr_assert(eq(int, lode_store_state(w.store, slot, 1), LODE_BLOCK_OPEN));
+    cr_assert(lode_store_seal(w.store, 1, tokens) == LODE_OK && lode_store_seal(w.store, 1, tokens) == LODE_OK);
     cr_assert(eq(int, lode_store_state(w.store, slot, 1), LODE_BLOCK_SEALED));
     cr_assert(page_put(w.store, 64, &a, 0, 1, 64) == LODE_OK, "a retry of a visible page");
     cr_assert(page_put(w.store, 64, &a, 0, 2, 64) == LODE_ERR_SEALED);
