@@ -270,6 +270,7 @@ static void add_copy(lode_repair_t *repair, lode_page_id_t id, const standing_t 
     job->target = target;
     make_room(job, page);
     repair->job_bytes += ref->size;
+    lode_repair_copied(repair->cluster, ref->size); /* now, so that a look plans no more than it may copy */
 }
 
 /* What an owner does about its page. @return false if it would copy, and may not now. */
@@ -344,7 +345,6 @@ static void copy_answered(void *context, uint32_t from, lode_status_t status, co
     if (status == LODE_OK) {
         job->owners[job->count++] = (lode_page_hint_t){from, reply->size, reply->offset};
         job->tell = true;
-        lode_repair_copied(repair->cluster, job->ref.size);
         atomic_fetch_add(&repair->copied, job->ref.size);
     } else if (status == LODE_ERR_FULL) {
         repair->full_until_ns[from] = lode_now_ns() + FULL_NS;
