@@ -182,8 +182,8 @@ static void stopped(void)
     if (pages.rank != VICTIM) {
         uint64_t begin = lode_now_ns();
         for (uint64_t round = 0; round < 30; round++)
-            CHECK(fetch_some(round, 4) == LODE_OK, "while it is stopped");
-        CHECK(seconds_since(begin) < 12, "30 fetches took %.1f s: an owner that misses deadlines is asked too often",
+            CHECK(fetch_some(round, 8) == LODE_OK, "while it is stopped");
+        CHECK(seconds_since(begin) < 20, "30 fetches took %.1f s: an owner that misses deadlines is asked too often",
               seconds_since(begin));
         CHECK(pages.fabric->counters.deadlines > 0, "no deadline was missed");
         /* Rank 0 lets it go on, and does not wait for ranks that are slower. */
@@ -202,7 +202,7 @@ static void stopped(void)
         uint64_t seed = 50, missed = 0, good = 0;
         for (begin = lode_now_ns(); good < 10 && seconds_since(begin) < 15;) {
             missed = pages.fabric->counters.deadlines;
-            CHECK(fetch_some(seed++, 4) == LODE_OK, "after it went on");
+            CHECK(fetch_some(seed++, 8) == LODE_OK, "after it went on");
             good = pages.fabric->counters.deadlines == missed ? good + 1 : 0;
         }
         CHECK(good == 10, "deadlines are still missed after it went on");
@@ -307,7 +307,7 @@ int main(int argc, char **argv)
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     lode_log_rank(rank);
-    alarm(60); /* a hang ends here */
+    alarm(90); /* a hang ends here */
     while (which < sizeof cases / sizeof *cases && strcmp(cases[which].name, argv[1]) != 0)
         which++;
     if (which == sizeof cases / sizeof *cases)
@@ -318,7 +318,8 @@ int main(int argc, char **argv)
                                                       : LODE_PATH_AUTO;
     params.reply_bytes = 16384;
     params.fetch_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 300 : 5000;
-    params.call_deadline_ms = strcmp(argv[1], "stopped") == 0 ? 500 : 10000;
+    params.call_deadline_ms =
+        strcmp(argv[1], "stopped") == 0 ? 4000 : 10000; /* fetches try as long, on a busy machine */
     params.hedge_ms = strcmp(argv[1], "slow") == 0 ? 20 : 0;
     if (strcmp(argv[1], "deaf") == 0) {
         params.fetch_deadline_ms = 1000;
@@ -331,7 +332,7 @@ int main(int argc, char **argv)
     run(which);
     uint64_t begin = lode_now_ns();
     lode_fabric_destroy(&pages.fabric);
-    CHECK(seconds_since(begin) < 10, "leaving took %.1f s", seconds_since(begin));
+    CHECK(seconds_since(begin) < 40, "leaving, which waits for all others, took %.1f s", seconds_since(begin));
     if (right)
         printf("rank %u: right\n", pages.rank);
     fflush(stdout);
