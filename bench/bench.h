@@ -16,5 +16,12 @@ int lode_bench_kernels(int argc, char **argv);
 int lode_generate(int argc, char **argv);
 /** The transform in front of the quantiser, from captures. */
 int lode_calibrate(int argc, char **argv);
+/** Samples of long-text tasks, and scores of a model's outputs. */
+int lode_text2json_make_main(int argc, char **argv);
+int lode_text2json_score_main(int argc, char **argv);
+int lode_multi_needle_make_main(int argc, char **argv);
+int lode_multi_needle_score_main(int argc, char **argv);
+int lode_html_to_tsv_make_main(int argc, char **argv);
+int lode_html_to_tsv_score_main(int argc, char **argv);
 
 #endif

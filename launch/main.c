@@ -22,6 +22,17 @@ static const command_t bench_commands[] = {
     {NULL},
 };
 
+/* Each long-text task has these two. */
+#define TASK_COMMANDS(task)                                                           \
+    static const command_t task##_commands[] = {                                      \
+        {"make", lode_##task##_make_main, NULL, "samples from a seed, to a file"},    \
+        {"score", lode_##task##_score_main, NULL, "outputs of a model against them"}, \
+        {NULL},                                                                       \
+    }
+TASK_COMMANDS(text2json);
+TASK_COMMANDS(multi_needle);
+TASK_COMMANDS(html_to_tsv);
+
 static const command_t commands[] = {
     {"put", NULL, NULL, "put a capture into a running service", &lode_command_put},
     {"ls", NULL, NULL, "its blocks", &lode_command_ls},
@@ -34,6 +45,9 @@ static const command_t commands[] = {
     {"bench", NULL, bench_commands, "measure, as a job of its own"},
     {"calibrate", lode_calibrate, NULL, "the transform in front of landmarks, from captures of a model"},
     {"generate", lode_generate, NULL, "write a capture of generated keys, values and queries, to try things with"},
+    {"text2json", NULL, text2json_commands, "a task that looks up many facts: make samples, score outputs"},
+    {"multi-needle", NULL, multi_needle_commands, "the same with planted sentences"},
+    {"html-to-tsv", NULL, html_to_tsv_commands, "the same with the items of a web page"},
     {NULL},
 };
 
@@ -45,15 +59,18 @@ static void print_help(const char *path, const command_t *table, FILE *out)
                 "Attention over KV caches that lie in the host memory of a cluster.\n\n"
                 "put, ls, rm, attend, stat, ping and health talk to a service that lodemarkd runs; bench is a job of\n"
                 "its own, which mpirun or srun starts, one process a rank.\n\n");
+    int widest = 8;
+    for (const command_t *row = table; row->name; row++)
+        widest = (int)strlen(row->name) > widest ? (int)strlen(row->name) : widest;
     for (; table->name; table++)
-        fprintf(out, "  %-8s  %s\n", table->name, table->doc);
+        fprintf(out, "  %-*s  %s\n", widest, table->name, table->doc);
     fprintf(out, "\nEach has its own --help. Also: lodemark --version\n");
 }
 
 /* The option tables' search for the nearest name serves for commands as well. */
 static const char *nearest_command(const command_t *table, const char *word)
 {
-    lode_option_t names[16] = {{NULL}};
+    lode_option_t names[32] = {{NULL}};
     for (size_t i = 0; table[i].name && i + 1 < sizeof names / sizeof *names; i++)
         names[i].name = table[i].name;
     const char *nearest = lode_options_nearest(names, word);
