@@ -122,6 +122,7 @@ static void *member_main(void *argument)
     member_t *member = argument;
     lode_team_h team = member->team;
     uint32_t seen = 0;
+    pthread_setname_np(pthread_self(), LODE_TEAM_NAME);
     if (member->core)
         hwloc_set_cpubind(team->topology, member->core, HWLOC_CPUBIND_THREAD);
     for (;;) {

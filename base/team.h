@@ -13,6 +13,8 @@
 #include "base/base.h"
 
 enum { LODE_TEAM_THREADS = 64 };
+/** What the system shows the threads as, the caller's apart. */
+#define LODE_TEAM_NAME "lode-team"
 
 typedef struct lode_team *lode_team_h;
 

@@ -1,17 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A step of a size seen before allocates nothing: every call of an allocator from our own code, by the thread that
- * steps, is counted (the linker sends them here; libraries keep theirs).
+ * A step of a size seen before allocates nothing: every call of an allocator from our own code, by the threads that
+ * step, is counted (the linker sends them here; libraries keep theirs).
  */
 #include <mpi.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/base.h"
+#include "base/team.h"
 
-static _Thread_local uint64_t allocations;
+static _Atomic uint64_t allocations;
+static _Thread_local enum { KIND_UNKNOWN, KIND_STEPS, KIND_OTHER } thread_kind;
+
+/* The main thread and those of the team, not the fabric's. */
+static void count_call(void)
+{
+    char name[16] = "";
+    if (thread_kind == KIND_UNKNOWN)
+        thread_kind = pthread_getname_np(pthread_self(), name, sizeof name) == 0 && strcmp(name, LODE_TEAM_NAME) == 0
+                          ? KIND_STEPS
+                          : KIND_OTHER;
+    if (thread_kind == KIND_STEPS)
+        allocations++;
+}
 
 void *__real_malloc(size_t bytes);
 void *__real_calloc(size_t count, size_t bytes);
@@ -24,25 +40,25 @@ void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
 
 void *__wrap_malloc(size_t bytes)
 {
-    allocations++;
+    count_call();
     return __real_malloc(bytes);
 }
 
 void *__wrap_calloc(size_t count, size_t bytes)
 {
-    allocations++;
+    count_call();
     return __real_calloc(count, bytes);
 }
 
 void *__wrap_realloc(void *memory, size_t bytes)
 {
-    allocations++;
+    count_call();
     return __real_realloc(memory, bytes);
 }
 
 void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
 {
-    allocations++;
+    count_call();
     return __real_aligned_alloc(alignment, bytes);
 }
 
@@ -123,6 +139,7 @@ int main(int argc, char **argv)
     lode_cluster_h cluster;
     const lode_geometry_t geometry = {
         .layers = LAYERS, .query_heads = QUERY_HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .rope = {.theta = 10000}};
+    thread_kind = KIND_STEPS;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &(int){0});
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MUST(lode_config_create(&config));
