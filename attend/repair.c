@@ -47,6 +47,7 @@ typedef struct job {
     lode_page_id_t id;
     lode_page_ref_t ref;
     uint32_t target, wanted;
+    uint32_t epoch; /* of what it says of owners */
     lode_page_hint_t owners[LODE_REPLICAS_MAX];
     uint32_t count;
     uint32_t asked, agreed; /* of those asked */
@@ -238,7 +239,12 @@ static bool find_wanted_target(lode_repair_t *repair, const standing_t *page, ui
 static job_t *add_job(lode_repair_t *repair, job_kind_t kind, lode_page_id_t id, const standing_t *page)
 {
     job_t *job = &repair->jobs[repair->job_count++];
-    *job = (job_t){.kind = kind, .id = id, .wanted = page->k, .count = page->count, .repair = repair};
+    *job = (job_t){.kind = kind,
+                   .id = id,
+                   .wanted = page->k,
+                   .epoch = lode_fabric_epoch(repair->cluster->fabric),
+                   .count = page->count,
+                   .repair = repair};
     memcpy(job->owners, page->living, page->count * sizeof *page->living);
     job->tell = kind == JOB_TELL;
     return job;
@@ -433,6 +439,23 @@ static void owners_call(job_t *job, Lodemark__Call *call)
     call->page_owners = &job->message;
 }
 
+/*
+ * Owners that were lost since they were looked up are none any more. A copy that was one too many may be needed then:
+ * it stays, until the next look. @return whether there is something to tell
+ */
+static bool still_holds(job_t *job)
+{
+    bool all = true;
+    for (uint32_t i = job->count; i-- > 0;) {
+        uint32_t rank = job->owners[i].rank;
+        if (lode_fabric_lives_since(job->repair->cluster->fabric, rank, job->epoch))
+            continue;
+        leave_out(job, rank);
+        all = false;
+    }
+    return all || job->kind != JOB_DISCARD;
+}
+
 /* A block that was dropped meanwhile needs no news. */
 static bool is_told(lode_status_t status)
 {
@@ -448,6 +471,7 @@ static bool tell(lode_repair_t *repair)
     bool told = true;
     for (uint32_t i = 0; i < repair->job_count; i++) {
         job_t *job = &repair->jobs[i];
+        job->tell = job->tell && still_holds(job);
         if (!job->tell)
             continue;
         repair->acted = true;

@@ -42,7 +42,22 @@ static lode_status_t serve_block_add(lode_cluster_h cluster, const Lodemark__Blo
     return lode_store_add(cluster->store, &info, &slot);
 }
 
-static lode_status_t serve_landmark_put(lode_cluster_h cluster, const Lodemark__LandmarkPut *message,
+/*
+ * Owners as the sender saw them in its epoch. One that is lost, or whose slot another process has by now, is none: this
+ * rank may have forgotten its pages already, and would not do so again.
+ */
+static uint32_t take_hints(lode_cluster_h cluster, uint32_t epoch, Lodemark__PageHint *const *said, size_t count,
+                           lode_page_hint_t *hints)
+{
+    uint32_t taken = 0;
+    for (size_t i = 0; i < count; i++)
+        if (said[i]->rank >= lode_fabric_ranks(cluster->fabric) || /* refused by the store */
+            lode_fabric_lives_since(cluster->fabric, said[i]->rank, epoch))
+            hints[taken++] = (lode_page_hint_t){said[i]->rank, said[i]->size, said[i]->offset};
+    return taken;
+}
+
+static lode_status_t serve_landmark_put(lode_cluster_h cluster, const Lodemark__LandmarkPut *message, uint32_t epoch,
                                         const void *payload, size_t bytes)
 {
     uint32_t slot, dim = cluster->geometry.head_dim;
@@ -56,11 +71,9 @@ static lode_status_t serve_landmark_put(lode_cluster_h cluster, const Lodemark__
         message->n_hints > LODE_REPLICAS_MAX || bytes != mean_bytes + heads * row_bytes)
         return lode_fail(LODE_ERR_FORMAT, "a message with landmarks of block \"%s\" does not fit it", info->name);
     lode_page_hint_t hints[LODE_REPLICAS_MAX];
-    for (size_t i = 0; i < message->n_hints; i++)
-        hints[i] = (lode_page_hint_t){message->hints[i]->rank, message->hints[i]->size, message->hints[i]->offset};
+    uint32_t count = take_hints(cluster, epoch, message->hints, message->n_hints, hints);
     return lode_store_put(cluster->store, message->block, message->layer, message->page, message->tokens,
-                          (const uint8_t *)payload + mean_bytes, message->has_mean ? payload : NULL, hints,
-                          (uint32_t)message->n_hints);
+                          (const uint8_t *)payload + mean_bytes, message->has_mean ? payload : NULL, hints, count);
 }
 
 static lode_status_t serve_page_put(lode_cluster_h cluster, const Lodemark__PagePut *message, const void *payload,
@@ -76,15 +89,13 @@ static lode_status_t serve_page_put(lode_cluster_h cluster, const Lodemark__Page
     return LODE_OK;
 }
 
-static lode_status_t serve_page_owners(lode_cluster_h cluster, const Lodemark__PageOwners *message)
+static lode_status_t serve_page_owners(lode_cluster_h cluster, const Lodemark__PageOwners *message, uint32_t epoch)
 {
     lode_page_hint_t hints[LODE_REPLICAS_MAX];
     if (message->n_hints > LODE_REPLICAS_MAX)
         return lode_fail(LODE_ERR_FORMAT, "a message that names %zu owners of a page", message->n_hints);
-    for (size_t i = 0; i < message->n_hints; i++)
-        hints[i] = (lode_page_hint_t){message->hints[i]->rank, message->hints[i]->size, message->hints[i]->offset};
-    return lode_store_owners(cluster->store, message->block, message->layer, message->page, hints,
-                             (uint32_t)message->n_hints);
+    uint32_t count = take_hints(cluster, epoch, message->hints, message->n_hints, hints);
+    return lode_store_owners(cluster->store, message->block, message->layer, message->page, hints, count);
 }
 
 static lode_status_t serve_page_check(lode_cluster_h cluster, const Lodemark__PageCheck *message,
@@ -131,7 +142,7 @@ static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *c
     case LODEMARK__CALL__BODY_BLOCK_ADD:
         return serve_block_add(cluster, call->block_add);
     case LODEMARK__CALL__BODY_LANDMARK_PUT:
-        return serve_landmark_put(cluster, call->landmark_put, payload, bytes);
+        return serve_landmark_put(cluster, call->landmark_put, call->epoch, payload, bytes);
     case LODEMARK__CALL__BODY_PUBLISH:
         return lode_store_publish(cluster->store, call->publish->block, call->publish->layer, call->publish->tokens);
     case LODEMARK__CALL__BODY_BLOCK_SEAL:
@@ -139,7 +150,7 @@ static lode_status_t serve_store(lode_cluster_h cluster, const Lodemark__Call *c
     case LODEMARK__CALL__BODY_BLOCK_DROP:
         return lode_store_drop(cluster->store, call->block_drop->block);
     case LODEMARK__CALL__BODY_PAGE_OWNERS:
-        return serve_page_owners(cluster, call->page_owners);
+        return serve_page_owners(cluster, call->page_owners, call->epoch);
     case LODEMARK__CALL__BODY_RANK_FORGET:
         lode_store_forget_rank(cluster->store, call->rank_forget->rank);
         return LODE_OK;

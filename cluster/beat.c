@@ -268,19 +268,14 @@ static void beat_send(lode_fabric_h fabric, uint32_t to, uint64_t now)
 
 /* ------------------------------------------------------------------- joining */
 
-/** The slot for a newcomer: a dead one of its failure domain, a new one, any dead one. FABRIC_NONE: none is left. */
-static uint32_t slot_for(lode_fabric_h fabric, const fabric_card_t *card)
+/** The slot for a newcomer; EPOCH_NO_SLOT, EPOCH_LATER. */
+static uint32_t slot_for(lode_fabric_h fabric, const offer_t *offer, uint64_t now)
 {
     const epoch_view_t *view = &fabric->membership->view;
-    uint32_t dead = FABRIC_NONE;
-    for (uint32_t r = 0; r < view->slots; r++) {
-        if (epoch_member(view, r))
-            continue;
-        if (fabric->slots[r].card.domain == card->domain)
-            return r;
-        dead = dead == FABRIC_NONE ? r : dead;
-    }
-    return view->slots < fabric->capacity ? view->slots : dead;
+    bool kin[EPOCH_SLOTS_MAX];
+    for (uint32_t r = 0; r < view->slots; r++)
+        kin[r] = fabric->slots[r].card.domain == offer->process.card.domain;
+    return epoch_slot(view, kin, offer->since_ns, now);
 }
 
 /** Fill in what depends on the slot. */
@@ -398,8 +393,8 @@ static void offers_pump(lode_fabric_h fabric, uint64_t now)
             continue;
         } else if (membership->view.join_who == 0 && epoch_decider(&membership->view) == fabric->rank) {
             fabric_card_t card = offer->process.card;
-            uint32_t slot = slot_for(fabric, &card);
-            if (slot != FABRIC_NONE) {
+            uint32_t slot = slot_for(fabric, offer, now);
+            if (slot < membership->view.capacity) {
                 place(&card, slot, fabric->slots[slot].who);
                 candidate_add(membership, &card, offer->process.blob);
                 epoch_join(&membership->view, slot, card.who);

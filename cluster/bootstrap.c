@@ -400,6 +400,7 @@ void fabric_free(lode_fabric_h fabric)
         ucp_worker_destroy(fabric->service_worker);
     fabric_fetches_destroy(fabric);
     fabric_calls_destroy(fabric);
+    fabric_admissions_destroy(fabric);
     fabric_service_destroy(fabric);
     if (fabric->context) {
         fabric_region_destroy(fabric, &fabric->arena);

@@ -12,6 +12,8 @@
 
 /** Larger payloads go by rendezvous: it is slower over TCP, but the receiver says how many it takes at once. */
 #define EAGER_BYTES ((size_t)1 << 20)
+/** After so long a wait is one for a rank that hangs; and how often other work is looked for then. */
+#define MEANWHILE_NS 1000000u
 
 struct fabric_call {
     fabric_call_t *next;
@@ -187,6 +189,24 @@ void fabric_calls_sweep(lode_fabric_h fabric, uint64_t now, bool lost)
     }
 }
 
+/* ------------------------------------------------------------------ waiting */
+
+void lode_fabric_meanwhile(lode_fabric_h fabric, void (*run)(void *context), void *context)
+{
+    fabric->meanwhile = run;
+    fabric->meanwhile_context = context;
+}
+
+/** A wait that takes longer than answers take does the caller's other work in between. */
+static void wait_for_answers(lode_fabric_h fabric, uint64_t since_ns)
+{
+    uint64_t now = lode_now_ns();
+    bool long_since = fabric->meanwhile && now - since_ns > MEANWHILE_NS;
+    if (long_since)
+        fabric->meanwhile(fabric->meanwhile_context);
+    fabric_wait(fabric, lode_now_ns() + (fabric->meanwhile ? MEANWHILE_NS : 1000000000u));
+}
+
 /* ------------------------------------------------------------------ sending */
 
 static lode_status_t call_self(lode_fabric_h fabric, Lodemark__Call *call, const void *payload, size_t bytes,
@@ -203,9 +223,10 @@ static lode_status_t wait_for_room(lode_fabric_h fabric, uint32_t to, size_t byt
 {
     if (atomic_load(&fabric->changes) != fabric->changes_seen)
         fabric_round(fabric); /* it may be a new process */
+    uint64_t since = lode_now_ns();
     while (fabric->calls_active > 0 &&
            (fabric->calls_active >= FABRIC_CALLS_MAX || fabric->calls_bytes + bytes > FABRIC_CALL_BYTES_MAX))
-        fabric_wait(fabric, lode_now_ns() + 1000000000u);
+        wait_for_answers(fabric, since);
     if (fabric->peers[to].zombies >= FABRIC_CALLS_MAX)
         return lode_fail(LODE_ERR_TIMEOUT, "rank %u takes no data: %u calls to it were given up unsent", to,
                          fabric->peers[to].zombies);
@@ -277,8 +298,9 @@ lode_status_t lode_fabric_call(lode_fabric_h fabric, uint32_t to, Lodemark__Call
 
 void lode_fabric_calls_wait(lode_fabric_h fabric)
 {
+    uint64_t since = lode_now_ns();
     while (fabric->calls_active > 0)
-        fabric_wait(fabric, lode_now_ns() + 1000000000u);
+        wait_for_answers(fabric, since);
 }
 
 typedef struct answer {
@@ -308,8 +330,9 @@ lode_status_t lode_fabric_call_wait(lode_fabric_h fabric, uint32_t to, Lodemark_
 {
     answer_t answer = {0};
     LODE_TRY(lode_fabric_call(fabric, to, call, payload, bytes, on_answer, &answer));
+    uint64_t since = lode_now_ns();
     while (!answer.done)
-        fabric_wait(fabric, lode_now_ns() + 1000000000u);
+        wait_for_answers(fabric, since);
     if (answer.status != LODE_OK)
         return lode_fail(answer.status, "%s", answer.message);
     if (reply_offset)

@@ -60,6 +60,9 @@ const lode_member_t *lode_fabric_members(lode_fabric_h fabric);
 /** Which process has the slot: 1 for the first, one more for each that took it later; 0: none had it yet. Any thread.
  */
 uint32_t lode_fabric_incarnation(lode_fabric_h fabric, uint32_t rank);
+/** Whether the process that has the slot lives, and had it in that epoch already: what was said of it then still holds.
+ */
+bool lode_fabric_lives_since(lode_fabric_h fabric, uint32_t rank, uint32_t epoch);
 /** Any thread. False from the first endpoint error on, or once it was declared lost; true again when it is taken. */
 bool lode_fabric_alive(lode_fabric_h fabric, uint32_t rank);
 uint32_t lode_fabric_alive_count(lode_fabric_h fabric);
@@ -187,6 +190,18 @@ lode_status_t lode_fabric_prepare(const lode_fabric_params_t *params, lode_fabri
  */
 lode_status_t lode_fabric_admit(lode_fabric_h fabric, const void *card, size_t card_bytes, void **invitation,
                                 size_t *invitation_bytes);
+/**
+ * The same in pieces, for a thread that has other things to do meanwhile: it goes on with the fabric
+ * (lode_fabric_progress(), or whatever waits for an answer), and polls every few ms. The card is copied. An admission
+ * is ended in any case, also by a caller that does not wait for its end; what the others make of the card is theirs
+ * then.
+ */
+typedef struct lode_admission *lode_admission_h;
+lode_status_t lode_fabric_admit_begin(lode_fabric_h fabric, const void *card, size_t card_bytes,
+                                      lode_admission_h *admission);
+/** @param[out] invitation  NULL with LODE_OK: not yet */
+lode_status_t lode_fabric_admit_poll(lode_admission_h admission, void **invitation, size_t *invitation_bytes);
+void lode_fabric_admit_end(lode_admission_h *admission);
 /** In the new process: take the slot, connect to all. lode_fabric_start() comes next. */
 lode_status_t lode_fabric_enter(lode_fabric_h fabric, const void *invitation, size_t invitation_bytes);
 
@@ -225,6 +240,12 @@ lode_status_t lode_fabric_call_wait(lode_fabric_h fabric, uint32_t to, Lodemark_
                                     size_t bytes, uint64_t *reply_offset, uint32_t *reply_size);
 /** One round of client progress, without waiting. */
 void lode_fabric_progress(lode_fabric_h fabric);
+/**
+ * While answers to calls are waited for, beyond the millisecond that they take of ranks that are well, run this about
+ * every millisecond: a rank that hangs keeps only those waiting that want something of it. What is run may fetch, not
+ * call. By the thread that owns the client worker; NULL: nothing.
+ */
+void lode_fabric_meanwhile(lode_fabric_h fabric, void (*run)(void *context), void *context);
 
 /* -------------------------------------------------------------------- fetch */
 

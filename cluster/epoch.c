@@ -419,6 +419,34 @@ void epoch_failed(epoch_view_t *view, uint32_t slot, bool certain, uint64_t now)
     }
 }
 
+/** Whether a member has answered what was sent after @p since. Without heartbeats its end would be known by then. */
+static bool is_well_since(const epoch_view_t *view, uint32_t slot, uint64_t since, uint64_t now)
+{
+    if (slot == view->self)
+        return true;
+    if (view->verdicts[slot] != EPOCH_WELL)
+        return false;
+    return view->params.beat_ns ? view->peers[slot].acked_ns > since : now >= since + 2 * view->params.retry_ns;
+}
+
+uint32_t epoch_slot(const epoch_view_t *view, const bool *kin, uint64_t since, uint64_t now)
+{
+    uint32_t dead = EPOCH_NO_SLOT;
+    bool doubt = false;
+    for (uint32_t r = 0; r < view->slots; r++) {
+        bool member = epoch_member(view, r);
+        if (!member && kin[r])
+            return r;
+        if (!member)
+            dead = dead == EPOCH_NO_SLOT ? r : dead;
+        else if (kin[r])
+            doubt |= !is_well_since(view, r, since, now);
+    }
+    if (doubt)
+        return EPOCH_LATER;
+    return view->slots < view->capacity ? view->slots : dead;
+}
+
 void epoch_join(epoch_view_t *view, uint32_t slot, uint64_t who)
 {
     if (slot > view->slots || slot >= view->capacity)

@@ -136,6 +136,15 @@ void epoch_receive(epoch_view_t *view, const epoch_beat_t *beat, uint64_t now);
  * fail, the kernel of a process that ended does it at once.
  */
 void epoch_failed(epoch_view_t *view, uint32_t slot, bool certain, uint64_t now);
+#define EPOCH_NO_SLOT UINT32_MAX
+#define EPOCH_LATER (UINT32_MAX - 1)
+/**
+ * Decider: the slot for a process that asked for one at @p since: a dead one of its kin, a new one, any dead one.
+ * EPOCH_LATER: one of its kin is a member still, and may be the one in whose place it came, which ended a moment ago:
+ * it is held for lost, or has not answered since. @param kin  (capacity) whether a slot is, or was, of its failure
+ * domain
+ */
+uint32_t epoch_slot(const epoch_view_t *view, const bool *kin, uint64_t since, uint64_t now);
 /** Decider: have a process made a member in a slot that no living member has. Forgotten with the next epoch. */
 void epoch_join(epoch_view_t *view, uint32_t slot, uint64_t who);
 /** Time passes: silence, ballots, leases; marks the peers that are due. */

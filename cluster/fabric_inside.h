@@ -215,6 +215,9 @@ struct lode_fabric {
     fabric_table_t calls, requests;
     fabric_call_t *calls_free, *calls_done, *calls_done_last;
     uint32_t calls_active;
+    void (*meanwhile)(void *context); /**< NULL: nothing to do while answers are waited for */
+    void *meanwhile_context;
+    lode_admission_h admissions; /**< all that have begun and are not freed */
     size_t calls_bytes;
     fabric_fetching_t *fetchings; /**< (FABRIC_FETCHES) */
     fabric_request_t *requests_free;
@@ -359,6 +362,8 @@ void *fabric_table_find(const fabric_table_t *table, uint64_t id);
 /* call.c */
 lode_status_t fabric_calls_create(lode_fabric_h fabric);
 void fabric_calls_destroy(lode_fabric_h fabric);
+/** Those whose caller did not wait for their answer. */
+void fabric_admissions_destroy(lode_fabric_h fabric);
 void fabric_calls_sweep(lode_fabric_h fabric, uint64_t now, bool lost);
 /** Run done of the calls that have ended. @return whether there were any. */
 bool fabric_calls_finish(lode_fabric_h fabric);

@@ -200,39 +200,137 @@ static bool is_in(lode_fabric_h fabric, uint32_t nonce, lode_status_t *status, v
     return found;
 }
 
-static void rest(lode_fabric_h fabric, uint64_t ns)
-{
-    for (uint64_t end = lode_now_ns() + ns; lode_now_ns() < end;)
-        fabric_wait(fabric, end);
-}
+/** An admission under way: the decider is asked again and again whether it is done. */
+struct lode_admission {
+    struct lode_admission *next;
+    lode_fabric_h fabric;
+    uint8_t *card;
+    size_t card_bytes;
+    uint32_t nonce, to, done;
+    uint64_t end_ns, ask_ns; /**< when it fails, and when the decider is asked next */
+    bool asking;             /**< a call is under way, whose answer needs this memory */
+    bool ended;
+    lode_status_t status; /**< of the last answer */
+    char message[400];
+};
 
-lode_status_t lode_fabric_admit(lode_fabric_h fabric, const void *bytes, size_t count, void **invitation,
-                                size_t *invitation_bytes)
+lode_status_t lode_fabric_admit_begin(lode_fabric_h fabric, const void *bytes, size_t count, lode_admission_h *out)
 {
     fabric_card_t card;
     const uint8_t *blob;
     if (fabric_card_parse(bytes, count, &card, &blob) != count || card.nonce == 0)
         return lode_fail(LODE_ERR_FORMAT, "%zu bytes that are no card of a process of this version", count);
-    uint64_t end = lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u;
-    lode_status_t status = LODE_OK;
-    uint32_t to = atomic_load(&fabric->decider);
-    while (lode_now_ns() < end) {
-        Lodemark__Join body = LODEMARK__JOIN__INIT;
-        Lodemark__Call call = LODEMARK__CALL__INIT;
-        uint32_t done = 0;
-        call.body_case = LODEMARK__CALL__BODY_JOIN;
-        call.join = &body;
-        status = lode_fabric_call_wait(fabric, to, &call, bytes, count, NULL, &done);
-        if (status == LODE_OK && done && is_in(fabric, card.nonce, &status, invitation, invitation_bytes))
-            return status;
-        if (status != LODE_OK && (status != LODE_ERR_PEER_LOST || lode_fabric_expelled(fabric)))
-            return status;
-        if (status != LODE_OK) /* not before: the newcomer itself may be the next decider, and is not here yet */
-            to = atomic_load(&fabric->decider);
-        rest(fabric, status == LODE_OK ? ASK_NS : AGAIN_NS);
+    lode_admission_h admission = calloc(1, sizeof *admission);
+    uint8_t *copy = malloc(count);
+    if (!admission || !copy) {
+        free(admission);
+        free(copy);
+        return lode_fail(LODE_ERR_NO_MEMORY, "%zu bytes for a process that wants to join", count);
     }
+    memcpy(copy, bytes, count);
+    *admission =
+        (struct lode_admission){.next = fabric->admissions,
+                                .fabric = fabric,
+                                .card = copy,
+                                .card_bytes = count,
+                                .nonce = card.nonce,
+                                .to = atomic_load(&fabric->decider),
+                                .end_ns = lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u};
+    *out = fabric->admissions = admission;
+    return LODE_OK;
+}
+
+static void admission_free(lode_admission_h admission)
+{
+    lode_admission_h *at = &admission->fabric->admissions;
+    while (*at != admission)
+        at = &(*at)->next;
+    *at = admission->next;
+    free(admission->card);
+    free(admission);
+}
+
+void lode_fabric_admit_end(lode_admission_h *admission)
+{
+    (*admission)->ended = true;
+    if (!(*admission)->asking)
+        admission_free(*admission);
+    *admission = NULL;
+}
+
+void fabric_admissions_destroy(lode_fabric_h fabric)
+{
+    while (fabric->admissions)
+        admission_free(fabric->admissions);
+}
+
+static void on_offered(void *context, uint32_t from, lode_status_t status, const Lodemark__Reply *reply)
+{
+    lode_admission_h admission = context;
+    (void)from;
+    admission->asking = false;
+    if (admission->ended) {
+        admission_free(admission);
+        return;
+    }
+    admission->status = status;
+    admission->done = status == LODE_OK && reply->size;
+    admission->ask_ns = lode_now_ns() + (status == LODE_OK ? ASK_NS : AGAIN_NS);
+    if (status == LODE_OK)
+        return;
+    snprintf(admission->message, sizeof admission->message, "%s", lode_error_message());
+    /* not before: the newcomer itself may be the next decider, and is not here yet */
+    admission->to = atomic_load(&admission->fabric->decider);
+}
+
+static lode_status_t ask_decider(lode_admission_h admission)
+{
+    Lodemark__Join body = LODEMARK__JOIN__INIT;
+    Lodemark__Call call = LODEMARK__CALL__INIT;
+    call.body_case = LODEMARK__CALL__BODY_JOIN;
+    call.join = &body;
+    admission->asking = true;
+    lode_status_t status = lode_fabric_call(admission->fabric, admission->to, &call, admission->card,
+                                            admission->card_bytes, on_offered, admission);
     if (status != LODE_OK)
-        return status; /* with its sentence, unless another came in between */
-    return lode_fail(LODE_ERR_TIMEOUT, "a process that wants to join was not taken in within %u ms",
-                     fabric->params.call_deadline_ms);
+        on_offered(admission, admission->to, status, NULL);
+    return status;
+}
+
+lode_status_t lode_fabric_admit_poll(lode_admission_h admission, void **invitation, size_t *bytes)
+{
+    lode_fabric_h fabric = admission->fabric;
+    lode_status_t status = LODE_OK;
+    uint64_t now = lode_now_ns();
+    *invitation = NULL;
+    if (admission->asking)
+        return LODE_OK;
+    if (admission->status != LODE_OK &&
+        (admission->status != LODE_ERR_PEER_LOST || lode_fabric_expelled(fabric) || now >= admission->end_ns))
+        return lode_fail(admission->status, "%s", admission->message);
+    if (admission->done && is_in(fabric, admission->nonce, &status, invitation, bytes))
+        return status;
+    if (now >= admission->end_ns)
+        return lode_fail(LODE_ERR_TIMEOUT, "a process that wants to join was not taken in within %u ms",
+                         fabric->params.call_deadline_ms);
+    if (now >= admission->ask_ns)
+        ask_decider(admission); /* what came of it is looked at next time */
+    return LODE_OK;
+}
+
+lode_status_t lode_fabric_admit(lode_fabric_h fabric, const void *card, size_t card_bytes, void **invitation,
+                                size_t *invitation_bytes)
+{
+    lode_admission_h admission;
+    LODE_TRY(lode_fabric_admit_begin(fabric, card, card_bytes, &admission));
+    for (;;) {
+        void *found;
+        lode_status_t status = lode_fabric_admit_poll(admission, &found, invitation_bytes);
+        if (status != LODE_OK || found) {
+            lode_fabric_admit_end(&admission);
+            *invitation = status == LODE_OK ? found : *invitation;
+            return status;
+        }
+        fabric_wait(fabric, lode_now_ns() + ASK_NS);
+    }
 }

@@ -21,6 +21,16 @@ uint32_t lode_fabric_incarnation(lode_fabric_h fabric, uint32_t rank)
     return rank < fabric->ranks ? atomic_load_explicit(&fabric->incarnations[rank], memory_order_acquire) : 0;
 }
 
+bool lode_fabric_lives_since(lode_fabric_h fabric, uint32_t rank, uint32_t epoch)
+{
+    if (rank >= fabric->ranks || !lode_fabric_alive(fabric, rank))
+        return false;
+    pthread_mutex_lock(&fabric->slots_lock);
+    bool since = fabric->slots[rank].joined <= epoch;
+    pthread_mutex_unlock(&fabric->slots_lock);
+    return since;
+}
+
 bool fabric_is_current(lode_fabric_h fabric, uint32_t rank, uint32_t incarnation)
 {
     return lode_fabric_incarnation(fabric, rank) == (incarnation ? incarnation : 1);

@@ -2,6 +2,7 @@
 /* Connecting to a service, and what a client asks of its cluster. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "service/client_inside.h"
 
@@ -93,6 +94,8 @@ void client_free(lode_cluster_h cluster)
     client_buffer_t *buffers[] = {&cluster->link.header, &cluster->link.payload, &cluster->request, &cluster->selection,
                                   &cluster->streams};
     client_close(cluster);
+    if (cluster->spare.fd >= 0)
+        close(cluster->spare.fd);
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         free(buffers[i]->data);
     session_room_destroy(&cluster->room);
@@ -138,9 +141,9 @@ lode_status_t client_create(const service_contact_t *ranks, uint32_t count, cons
     if (!cluster)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a cluster's handle");
     cluster->calls = &client_calls;
-    cluster->link.fd = -1;
+    cluster->link.fd = cluster->spare.fd = -1;
     cluster->token = *token;
-    cluster->contacts = calloc(count, sizeof *ranks);
+    cluster->contacts = calloc(count, sizeof *cluster->contacts);
     cluster->contact_count = count;
     lode_status_t status = cluster->contacts ? session_room_create(&cluster->room, SESSION_UNPACK_BYTES)
                                              : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u ranks", count);
@@ -148,7 +151,8 @@ lode_status_t client_create(const service_contact_t *ranks, uint32_t count, cons
         client_free(cluster);
         return status;
     }
-    memcpy(cluster->contacts, ranks, count * sizeof *ranks);
+    for (uint32_t i = 0; i < count; i++)
+        cluster->contacts[i].at = ranks[i];
     cluster->next_contact = (uint32_t)(lode_mix(lode_now_ns(), (uintptr_t)cluster) % count);
     *out = cluster;
     return LODE_OK;

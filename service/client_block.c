@@ -15,8 +15,17 @@ static bool at_rank(const struct lode_block *block)
     return block->cluster->link.fd >= 0 && block->generation == block->cluster->link.generation;
 }
 
-static lode_status_t check_known(const struct lode_block *block)
+/* Keep count of what would be lost with the connection. */
+static void count_writing(struct lode_block *block, bool gone)
 {
+    bool writing = !gone && block->writer && !block->sealed && !block->dropped && !block->lost;
+    block->cluster->writing += (uint32_t)writing - (uint32_t)block->writing;
+    block->writing = writing;
+}
+
+static lode_status_t check_known(struct lode_block *block)
+{
+    count_writing(block, false);
     if (block->dropped)
         return lode_fail(LODE_ERR_DROPPED, "block \"%s\" was dropped", block->name);
     if (block->lost)
@@ -106,6 +115,7 @@ static void release(lode_block_h block)
 {
     if (--block->references)
         return;
+    count_writing(block, true);
     if (at_rank(block) && !block->dropped) {
         Lodemark__BlockRef body = LODEMARK__BLOCK_REF__INIT;
         client_ask_t ask = {.call = LODEMARK__SESSION_CALL__INIT};
@@ -149,6 +159,7 @@ lode_status_t client_block_create(lode_cluster_h cluster, const lode_block_param
         return status;
     }
     block->writer = true;
+    count_writing(block, false);
     *out = block;
     return LODE_OK;
 }
@@ -225,6 +236,7 @@ lode_status_t client_block_seal(lode_block_h block)
         status = client_block_ready(block);
     if (status == LODE_OK)
         block->sealed = true;
+    count_writing(block, false);
     return status;
 }
 

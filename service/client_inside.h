@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file client_inside.h
- * @brief What the files of the client share: client.c (connect, the cluster), client_link.c (one connection, and the
- * next one when it breaks), client_block.c (blocks and views), client_step.c.
+ * @brief What the files of the client share: client.c (connect, the cluster), client_link.c (one connection),
+ * client_connect.c (finding one), client_block.c (blocks and views), client_step.c.
  *
  * A client knows no fabric and no MPI. What it has open it remembers by name and parameters; handles of the rank are
  * good for one connection, told by its generation, and are asked for again when they are used on the next.
@@ -39,18 +39,32 @@ typedef struct client_link {
     uint64_t looked_ns;  /**< when it was looked at last, beside the mailbox */
     uint64_t heard_ns;   /**< when anything came last */
     uint64_t ping, pong; /**< ids of the last sent, and of the last answered */
+    uint64_t scouted;    /**< the ping in whose place another rank was looked for */
     char cause[160];     /**< why the last one broke */
 } client_link_t;
+
+/** A rank that may be connected to. */
+typedef struct client_contact {
+    service_contact_t at;
+    uint64_t shunned_ns; /**< when it was lost, or asked in vain; 0: never since it is there */
+} client_contact_t;
 
 struct lode_cluster {
     const lode_calls_t *calls; /**< first, see attend/calls.h */
     char *contact_path;        /**< NULL: none */
-    service_contact_t *contacts;
+    client_contact_t *contacts;
     uint32_t contact_count, next_contact;
     service_token_t token;
     uint64_t reconnect_ns, hung_ns, spin_ns;
     bool mailboxes; /**< wanted */
     client_link_t link;
+    struct {
+        int fd; /**< −1: none */
+        uint32_t rank;
+        uint64_t id;  /**< of the hello that is answered */
+    } spare;          /**< a rank that is ready to take over */
+    uint32_t writing; /**< blocks that only the rank has that is connected to: they are lost when it is left */
+    bool may_move;    /**< what is being asked can be asked of another rank as well */
     uint64_t last_id;
     session_room_t room;
     client_buffer_t request, selection;
@@ -67,6 +81,7 @@ struct lode_block {
     uint64_t id;
     uint32_t references; /**< the caller's handle and every view */
     bool writer, sealed, dropped, lost;
+    bool writing;    /**< counted in the cluster's */
     uint32_t number; /**< at the rank, if the generation is the link's */
     uint64_t generation;
 };
@@ -115,6 +130,24 @@ lode_status_t client_create(const service_contact_t *ranks, uint32_t count, cons
 void client_free(lode_cluster_h cluster);
 lode_status_t client_ping(lode_cluster_h cluster, uint64_t *round_trip_ns);
 void client_close(lode_cluster_h cluster);
+/** The connection is of no more use. @return LODE_ERR_PEER_LOST, which with link.fd < 0 means just this. */
+lode_status_t client_broken(lode_cluster_h cluster, const char *cause);
+/** Wait for the reply to call @p id over the connection; with @p deadline_ns not for ever. */
+lode_status_t client_await(lode_cluster_h cluster, uint64_t id, uint64_t deadline_ns,
+                           const Lodemark__SessionReply **reply);
+/** What a reply says came of its call. */
+lode_status_t client_reply_status(const Lodemark__SessionReply *reply);
+
+/* client_connect.c */
+/**
+ * Whether another rank than the one connected to takes this client; it is then connected to next, without delay. Takes
+ * some ms where others live, and a moment where none does.
+ */
+bool client_scout(lode_cluster_h cluster);
+/** Take up the addresses of ranks that a rank tells. */
+void client_learn(lode_cluster_h cluster, const Lodemark__Welcome *welcome);
+/** Ask a rank after all others for a while. */
+void client_shun(lode_cluster_h cluster, uint32_t rank);
 
 /** Have the block, the view, open at the rank. For prepare. */
 lode_status_t client_block_ready(lode_block_h block);

@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One connection to a rank, what goes over it, and the search for the next rank when it breaks. */
-#include <arpa/inet.h>
+/* One connection to a rank, and what goes over it. */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,13 +12,11 @@
 #include "service/client_inside.h"
 
 #define MS UINT64_C(1000000)
-#define CONNECT_NS (500 * MS)
-#define HELLO_NS (700 * MS)
-#define ALL_NS (10000 * MS) /* at most, to ask every rank once */
 #define PING_NS (250 * MS)
+#define DOUBT_SHARE 3        /* part of the patience with a silent rank after which another is looked for */
 #define LOOK_NS (20 * MS)    /* how often a wait on the mailbox looks at the connection */
 #define GLANCE_NS (200 * MS) /* and how often it is looked at between short waits */
-enum { PARTS_MAX = 64, CONTACTS_MAX = 4096 };
+enum { PARTS_MAX = 64 };
 
 lode_status_t client_reserve(client_buffer_t *buffer, size_t bytes)
 {
@@ -55,10 +49,11 @@ void client_close(lode_cluster_h cluster)
     link->asked_ns = 0;
 }
 
-/* The connection is of no more use. @return LODE_ERR_PEER_LOST, which with link.fd < 0 means just this. */
-static lode_status_t broken(lode_cluster_h cluster, const char *cause)
+lode_status_t client_broken(lode_cluster_h cluster, const char *cause)
 {
     snprintf(cluster->link.cause, sizeof cluster->link.cause, "%s", cause);
+    client_shun(cluster, cluster->link.rank);
+    lode_debug("rank %u of the service: %s", cluster->link.rank, cause);
     client_close(cluster);
     return lode_fail(LODE_ERR_PEER_LOST, "rank %u of the service: %s", cluster->link.rank, cause);
 }
@@ -79,11 +74,11 @@ static lode_status_t send_parts(lode_cluster_h cluster, struct iovec *parts, int
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)(count < PARTS_MAX ? count : PARTS_MAX)};
         ssize_t sent = sendmsg(cluster->link.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno != EAGAIN && errno != EINTR)
-            return broken(cluster, "the connection broke");
+            return client_broken(cluster, "the connection broke");
         if (sent > 0)
             moved = lode_now_ns();
         else if (lode_now_ns() - moved > patience * 10)
-            return broken(cluster, "it takes no more bytes");
+            return client_broken(cluster, "it takes no more bytes");
         else
             wait_for(cluster->link.fd, POLLOUT, PING_NS);
         for (; sent > 0 && count && (size_t)sent >= parts->iov_len; parts++, count--)
@@ -182,13 +177,13 @@ static lode_status_t receive(lode_cluster_h cluster, bool *whole)
         size_t room = next_place(link, &at);
         ssize_t got = recv(link->fd, at, room, MSG_DONTWAIT);
         if (got == 0)
-            return broken(cluster, "it closed the connection");
+            return client_broken(cluster, "it closed the connection");
         if (got < 0)
-            return errno == EAGAIN || errno == EINTR ? LODE_OK : broken(cluster, "the connection broke");
+            return errno == EAGAIN || errno == EINTR ? LODE_OK : client_broken(cluster, "the connection broke");
         link->got += (size_t)got;
         link->heard_ns = lode_now_ns();
         if (link->got == sizeof link->frame && on_head(link) != LODE_OK)
-            return broken(cluster, lode_error_message());
+            return client_broken(cluster, lode_error_message());
         if (link->got >= sizeof link->frame &&
             link->got == sizeof link->frame + link->frame.header_bytes + link->frame.payload_bytes) {
             link->got = 0;
@@ -198,72 +193,37 @@ static lode_status_t receive(lode_cluster_h cluster, bool *whole)
     }
 }
 
-/* A rank that is known by its number has moved: another process has taken its place. */
-static void learn(lode_cluster_h cluster, const service_contact_t *contact)
-{
-    uint32_t at = 0;
-    while (at < cluster->contact_count && cluster->contacts[at].rank != contact->rank)
-        at++;
-    if (at == cluster->contact_count) {
-        service_contact_t *more = at < CONTACTS_MAX ? realloc(cluster->contacts, (at + 1) * sizeof *more) : NULL;
-        if (!more)
-            return;
-        cluster->contacts = more;
-        cluster->contact_count++;
-    }
-    cluster->contacts[at] = *contact;
-}
-
-/* Ranks that have joined since the contact file was read. */
-static void learn_contacts(lode_cluster_h cluster, const Lodemark__Welcome *welcome)
-{
-    for (size_t i = 0; i < welcome->n_ranks; i++) {
-        const Lodemark__Contact *said = welcome->ranks[i];
-        service_contact_t contact = {.rank = said->rank, .port = said->port};
-        struct in_addr ignored;
-        if (said->port == 0 || said->port > UINT16_MAX || inet_pton(AF_INET, said->address, &ignored) != 1 ||
-            !session_text_is_fine(said->host))
-            continue;
-        snprintf(contact.address, sizeof contact.address, "%s", said->address);
-        snprintf(contact.host, sizeof contact.host, "%s", said->host);
-        learn(cluster, &contact);
-    }
-}
-
-/* None that is known answers: the file may know others by now. */
-static void read_contacts_again(lode_cluster_h cluster)
-{
-    service_contact_t *ranks;
-    uint32_t count;
-    if (!cluster->contact_path || service_contacts_read(cluster->contact_path, &ranks, &count) != LODE_OK)
-        return;
-    for (uint32_t i = 0; i < count; i++)
-        learn(cluster, &ranks[i]);
-    free(ranks);
-}
-
 static lode_status_t read_message(lode_cluster_h cluster, const Lodemark__SessionReply **reply)
 {
     client_link_t *link = &cluster->link;
     *reply = session_reply(&cluster->room, link->header.data, link->frame.header_bytes);
     if (!*reply)
-        return broken(cluster, "it sent what is no message");
+        return client_broken(cluster, "it sent what is no message");
     if (link->frame.kind == SESSION_PONG && (*reply)->id == link->ping) {
         link->pong = link->ping;
         link->asked_ns = 0;
     }
     if ((*reply)->id == 0 && (*reply)->welcome)
-        learn_contacts(cluster, (*reply)->welcome); /* ranks have joined */
+        client_learn(cluster, (*reply)->welcome); /* ranks have joined */
     return LODE_OK;
 }
 
-/* A rank that is not heard of is asked for a sign of life; one that gives none is as good as dead. */
+/*
+ * A rank that is not heard of is asked for a sign of life; one that gives none is as good as dead. Where nothing is
+ * lost by it, a client goes to another rank that answers before it is sure of that.
+ */
 static lode_status_t check_pulse(lode_cluster_h cluster, uint64_t waits_since)
 {
     client_link_t *link = &cluster->link;
     uint64_t now = lode_now_ns(), heard = link->heard_ns > waits_since ? link->heard_ns : waits_since;
     if (link->asked_ns && now - link->asked_ns > cluster->hung_ns)
-        return broken(cluster, "it gives no sign of life");
+        return client_broken(cluster, "it gives no sign of life");
+    if (link->asked_ns && now - link->asked_ns > cluster->hung_ns / DOUBT_SHARE && link->scouted != link->ping &&
+        cluster->may_move && cluster->writing == 0) {
+        link->scouted = link->ping; /* once a ping: it costs others a connection */
+        if (client_scout(cluster))
+            return client_broken(cluster, "it gives no sign of life, and another rank does");
+    }
     if (!link->asked_ns && now - heard > PING_NS)
         return send_ping(cluster);
     return LODE_OK;
@@ -273,13 +233,12 @@ static lode_status_t check_pulse(lode_cluster_h cluster, uint64_t waits_since)
 static lode_status_t check_refusal(lode_cluster_h cluster, const Lodemark__SessionReply *reply)
 {
     if (reply->status == LODE_ERR_REFUSED && reply->elsewhere)
-        return broken(cluster, session_text_is_fine(reply->message) ? reply->message : "it refuses");
+        return client_broken(cluster, session_text_is_fine(reply->message) ? reply->message : "it refuses");
     return LODE_OK;
 }
 
-/* Wait for the reply to call @p id over the connection; with @p deadline_ns not for ever. */
-static lode_status_t await_reply(lode_cluster_h cluster, uint64_t id, uint64_t deadline_ns,
-                                 const Lodemark__SessionReply **reply)
+lode_status_t client_await(lode_cluster_h cluster, uint64_t id, uint64_t deadline_ns,
+                           const Lodemark__SessionReply **reply)
 {
     uint64_t since = lode_now_ns();
     bool whole;
@@ -294,7 +253,7 @@ static lode_status_t await_reply(lode_cluster_h cluster, uint64_t id, uint64_t d
             continue;
         }
         if (deadline_ns && lode_now_ns() > deadline_ns)
-            return broken(cluster, "it does not answer");
+            return client_broken(cluster, "it does not answer");
         LODE_TRY(check_pulse(cluster, since));
         wait_for(cluster->link.fd, POLLIN, LOOK_NS);
     }
@@ -395,10 +354,10 @@ static lode_status_t exchange_mailbox(lode_cluster_h cluster, client_ask_t *ask)
     LODE_TRY(await_mailbox(cluster));
     cluster->reply_ns = (cluster->reply_ns * 3 + (lode_now_ns() - begin)) / 4;
     if (half->header_bytes > sizeof half->header || half->payload_bytes > sizeof half->payload)
-        return broken(cluster, "it sent what is no message");
+        return client_broken(cluster, "it sent what is no message");
     ask->reply = session_reply(&cluster->room, half->header, half->header_bytes);
     if (!ask->reply)
-        return broken(cluster, "it sent what is no message");
+        return client_broken(cluster, "it sent what is no message");
     ask->payload = half->payload;
     ask->payload_bytes = half->payload_bytes;
     return check_refusal(cluster, ask->reply);
@@ -406,7 +365,7 @@ static lode_status_t exchange_mailbox(lode_cluster_h cluster, client_ask_t *ask)
 
 /* ----------------------------------------------------------------- exchange */
 
-static lode_status_t reply_status(const Lodemark__SessionReply *reply)
+lode_status_t client_reply_status(const Lodemark__SessionReply *reply)
 {
     if (reply->status == LODE_OK)
         return LODE_OK;
@@ -422,11 +381,11 @@ lode_status_t client_exchange(lode_cluster_h cluster, client_ask_t *ask)
         LODE_TRY(exchange_mailbox(cluster, ask));
     } else {
         LODE_TRY(send_call(cluster, ask));
-        LODE_TRY(await_reply(cluster, ask->call.id, 0, &ask->reply));
+        LODE_TRY(client_await(cluster, ask->call.id, 0, &ask->reply));
         ask->payload = cluster->link.payload.data;
         ask->payload_bytes = cluster->link.frame.payload_bytes;
     }
-    return reply_status(ask->reply);
+    return client_reply_status(ask->reply);
 }
 
 /* What cannot be asked twice is not sent into a connection whose end, or whose goodbye, is here already. */
@@ -447,10 +406,12 @@ lode_status_t client_ask(lode_cluster_h cluster, client_ask_t *ask)
         uint64_t spent = lode_now_ns() - begin;
         if (cluster->link.fd < 0)
             LODE_TRY(client_connect(cluster, spent < cluster->reconnect_ns ? cluster->reconnect_ns - spent : 0));
+        cluster->may_move = ask->again;
         lode_status_t status = ask->prepare ? ask->prepare(cluster, ask) : LODE_OK;
         bool sent = status == LODE_OK;
         if (sent)
             status = client_exchange(cluster, ask);
+        cluster->may_move = false; /* while it looks for a rank */
         if (status == LODE_OK || cluster->link.fd >= 0)
             return status;
         if (sent && !ask->again)
@@ -482,130 +443,4 @@ lode_status_t client_ping(lode_cluster_h cluster, uint64_t *round_trip_ns)
     }
     *round_trip_ns = lode_now_ns() - begin;
     return LODE_OK;
-}
-
-/* ------------------------------------------------------------------ connect */
-
-static lode_status_t dial(lode_cluster_h cluster, const service_contact_t *to)
-{
-    client_link_t *link = &cluster->link;
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to->port)};
-    int on = 1, error = 0;
-    socklen_t length = sizeof error;
-    link->rank = to->rank;
-    inet_pton(AF_INET, to->address, &at.sin_addr);
-    link->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (link->fd < 0)
-        return broken(cluster, strerror(errno));
-    setsockopt(link->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    if (connect(link->fd, (struct sockaddr *)&at, sizeof at) != 0 && errno != EINPROGRESS)
-        return broken(cluster, strerror(errno));
-    if (!wait_for(link->fd, POLLOUT, CONNECT_NS))
-        return broken(cluster, "no answer");
-    if (getsockopt(link->fd, SOL_SOCKET, SO_ERROR, &error, &length) != 0 || error)
-        return broken(cluster, strerror(error));
-    return LODE_OK;
-}
-
-/* Shared memory is a faster way and nothing more: without it, steps go over the connection. */
-static void take_mailbox(lode_cluster_h cluster, const Lodemark__Welcome *welcome)
-{
-    void *mailbox, *bell;
-    if (!cluster->mailboxes || !welcome->mailbox || !welcome->bell ||
-        mailbox_map(welcome->mailbox, sizeof(mailbox_t), &mailbox) != LODE_OK)
-        return;
-    if (mailbox_map(welcome->bell, sizeof(mailbox_bell_t), &bell) != LODE_OK) {
-        munmap(mailbox, sizeof(mailbox_t));
-        return;
-    }
-    cluster->link.mailbox = mailbox;
-    cluster->link.bell = bell;
-    cluster->link.serial = 0;
-}
-
-/* @return LODE_ERR_REFUSED for good; LODE_ERR_PEER_LOST: ask another rank */
-static lode_status_t greet(lode_cluster_h cluster)
-{
-    client_link_t *link = &cluster->link;
-    char host[64];
-    Lodemark__Hello hello = LODEMARK__HELLO__INIT;
-    client_ask_t ask = {.call = LODEMARK__SESSION_CALL__INIT};
-    mailbox_host(host);
-    hello.oldest = SESSION_OLDEST;
-    hello.newest = SESSION_NEWEST;
-    hello.token = (ProtobufCBinaryData){cluster->token.length, cluster->token.bytes};
-    hello.host = cluster->mailboxes ? host : (char *)(uintptr_t) "";
-    ask.call.id = ++cluster->last_id;
-    ask.call.body_case = LODEMARK__SESSION_CALL__BODY_HELLO;
-    ask.call.hello = &hello;
-    link->generation++;
-    link->heard_ns = lode_now_ns();
-    link->asked_ns = link->heard_ns; /* the hello stands for a ping: none may come before it is answered */
-    LODE_TRY(send_call(cluster, &ask));
-    LODE_TRY(await_reply(cluster, ask.call.id, lode_now_ns() + HELLO_NS, &ask.reply));
-    link->asked_ns = 0;
-    lode_status_t status = reply_status(ask.reply);
-    if (status == LODE_OK && !ask.reply->welcome)
-        return broken(cluster, "it gave no welcome");
-    if (status != LODE_OK) {
-        client_close(cluster);
-        return status;
-    }
-    link->rank = ask.reply->welcome->rank;
-    take_mailbox(cluster, ask.reply->welcome);
-    learn_contacts(cluster, ask.reply->welcome);
-    return LODE_OK;
-}
-
-/* Who is asked first: ranks of this host, then others, and last the one that was just lost, or asked in vain. */
-static int turn_of(const lode_cluster_h cluster, const service_contact_t *contact, const char *host)
-{
-    if (cluster->link.generation && contact->rank == cluster->link.rank)
-        return 2;
-    return strcmp(contact->host, host) == 0 ? 0 : 1;
-}
-
-/* Ask every rank once, in turns; of one turn, begin behind the one that was asked last. */
-static lode_status_t connect_once(lode_cluster_h cluster, uint64_t end)
-{
-    char host[64] = "";
-    uint32_t count = cluster->contact_count, first = cluster->next_contact, asked = 0;
-    uint8_t turns[CONTACTS_MAX];
-    lode_status_t status = LODE_ERR_PEER_LOST;
-    gethostname(host, sizeof host - 1);
-    for (uint32_t i = 0; i < count; i++)
-        turns[i] = (uint8_t)turn_of(cluster, &cluster->contacts[i], host);
-    for (int turn = 0; turn < 3; turn++)
-        for (uint32_t i = 0; i < count && (asked == 0 || lode_now_ns() < end); i++) {
-            uint32_t at = (first + i) % count;
-            if (turns[at] != turn)
-                continue;
-            service_contact_t to = cluster->contacts[at];
-            asked++;
-            cluster->next_contact = at + 1;
-            status = dial(cluster, &to);
-            if (status == LODE_OK)
-                status = greet(cluster);
-            if (status != LODE_ERR_PEER_LOST)
-                return status;
-        }
-    return status;
-}
-
-lode_status_t client_connect(lode_cluster_h cluster, uint64_t patience_ns)
-{
-    uint64_t begin = lode_now_ns(), end = begin + patience_ns, pause = MS;
-    for (;;) { /* short patience must not end at the first rank, which may hang while others answer */
-        lode_status_t status = connect_once(cluster, end > begin + ALL_NS ? end : begin + ALL_NS);
-        if (status != LODE_ERR_PEER_LOST)
-            return status;
-        if (lode_now_ns() + pause >= end)
-            break;
-        read_contacts_again(cluster);
-        nanosleep(&(struct timespec){.tv_nsec = (long)pause}, NULL);
-        pause = pause < 100 * MS ? pause * 2 : pause;
-    }
-    return lode_fail(LODE_ERR_PEER_LOST,
-                     "no rank of the %u that the client knows answers: the service is gone (rank %u: %s)",
-                     cluster->contact_count, cluster->link.rank, cluster->link.cause);
 }

@@ -64,15 +64,16 @@ static bool run_mailbox(service_h service, server_session_t *session)
     if (!half || serial == session->mailbox_serial)
         return false;
     uint32_t header = *(volatile uint32_t *)&half->header_bytes, payload = *(volatile uint32_t *)&half->payload_bytes;
-    session->mailbox_serial = serial;
     if (header > sizeof half->header || payload > sizeof half->payload)
         header = payload = 0; /* refused as unreadable */
-    memcpy(service->request_header.data, half->header, header);
-    memcpy(service->request_payload.data, half->payload, payload);
-    service->answer->payload = &service->reply_payload;
-    serve_call(service, session, service->request_header.data, header, service->request_payload.data, payload,
-               service->answer);
-    answer_mailbox(session, serial, service->answer);
+    server_desk_t *desk = &service->desks[service->desk];
+    memcpy(desk->request_header.data, half->header, header);
+    memcpy(desk->request_payload.data, half->payload, payload);
+    desk->answer->payload = &desk->reply_payload;
+    if (!serve_call(service, session, desk->request_header.data, header, desk->request_payload.data, payload))
+        return false;
+    session->mailbox_serial = serial;
+    answer_mailbox(session, serial, desk->answer);
     return true;
 }
 
@@ -95,10 +96,12 @@ static bool run_call(service_h service, server_session_t *session)
 {
     if (atomic_load_explicit(&session->call, memory_order_acquire) != SERVER_READY)
         return false;
-    service->answer->payload = &session->reply_payload;
-    serve_call(service, session, session->header.data, session->header_bytes, session->payload, session->payload_bytes,
-               service->answer);
-    put_reply(session, service->answer);
+    server_answer_t *answer = service->desks[service->desk].answer;
+    answer->payload = &session->reply_payload;
+    if (!serve_call(service, session, session->header.data, session->header_bytes, session->payload,
+                    session->payload_bytes))
+        return false;
+    put_reply(session, answer);
     if (session->payload_room > SERVER_KEPT_BYTES) {
         free(session->payload);
         session->payload = NULL;
@@ -115,10 +118,14 @@ static bool run_call(service_h service, server_session_t *session)
 
 static bool session_turn(service_h service, server_session_t *session)
 {
+    if (session->serving)
+        return false;
     switch (atomic_load_explicit(&session->life, memory_order_acquire)) {
     case SERVER_LIVE:
         return run_mailbox(service, session) || run_call(service, session);
     case SERVER_LEAVING:
+        if (service->desk > 0)
+            return false; /* it may have to wait itself */
         serve_farewell(service, session);
         atomic_store_explicit(&session->life, SERVER_LEFT, memory_order_release);
         front_wake(service);
@@ -141,11 +148,23 @@ static bool engine_round(service_h service)
     return any;
 }
 
+/* Other ranks are waited for, one of which may hang: those who only read need not wait with it. */
+static void meanwhile(void *context)
+{
+    service_h service = context;
+    if (service->desk > 0 || !service->interrupts)
+        return;
+    service->desk = 1;
+    engine_round(service);
+    service->desk = 0;
+}
+
 /* @return whether there is more to do at once */
 static bool tend(service_h service)
 {
     lode_fabric_h fabric = service->cluster->fabric;
     int more = 0;
+    service->interrupts = true;
     if (lode_cluster_tend(service->cluster, TEND_US, &more) != LODE_OK)
         lode_debug("tending: %s", lode_error_message());
     uint32_t epoch = lode_fabric_epoch(fabric);
@@ -153,6 +172,7 @@ static bool tend(service_h service)
         !lode_fabric_fenced(fabric))
         serve_sweep(service);
     service->swept_epoch = epoch;
+    service->interrupts = false;
     return more;
 }
 
@@ -198,20 +218,39 @@ void service_stop(service_h service)
 
 /* ------------------------------------------------------------ start and end */
 
+static lode_status_t create_desk(server_desk_t *desk)
+{
+    desk->answer = calloc(1, sizeof *desk->answer);
+    if (!desk->answer)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the answers to clients");
+    LODE_TRY(session_room_create(&desk->room, SESSION_UNPACK_BYTES));
+    LODE_TRY(lode_buffer_reserve(&desk->request_header, MAILBOX_HEADER_BYTES));
+    return lode_buffer_reserve(&desk->request_payload, MAILBOX_PAYLOAD_BYTES);
+}
+
+static void destroy_desk(server_desk_t *desk)
+{
+    session_room_destroy(&desk->room);
+    lode_buffer_free(&desk->request_header);
+    lode_buffer_free(&desk->request_payload);
+    lode_buffer_free(&desk->reply_payload);
+    free(desk->answer);
+}
+
 static lode_status_t create_engine(service_h service)
 {
     void *bell;
     service->sessions = calloc(service->params.clients, sizeof *service->sessions);
-    service->answer = calloc(1, sizeof *service->answer);
-    if (!service->sessions || !service->answer)
+    if (!service->sessions)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u clients", service->params.clients);
     for (uint32_t i = 0; i < service->params.clients; i++)
         service->sessions[i].slot = i;
     LODE_TRY(mailbox_make(sizeof *service->bell, &service->bell_fd, &bell));
     service->bell = bell;
-    LODE_TRY(session_room_create(&service->room, SESSION_UNPACK_BYTES));
-    LODE_TRY(lode_buffer_reserve(&service->request_header, MAILBOX_HEADER_BYTES));
-    return lode_buffer_reserve(&service->request_payload, MAILBOX_PAYLOAD_BYTES);
+    for (uint32_t i = 0; i < sizeof service->desks / sizeof *service->desks; i++)
+        LODE_TRY(create_desk(&service->desks[i]));
+    lode_fabric_meanwhile(service->cluster->fabric, meanwhile, service);
+    return LODE_OK;
 }
 
 lode_status_t service_create(const service_params_t *params, service_h *out)
@@ -293,6 +332,7 @@ void service_destroy(service_h *handle)
 {
     service_h service = *handle;
     atomic_store(&service->stop, true);
+    lode_fabric_meanwhile(service->cluster->fabric, NULL, NULL);
     front_stop(service, GOODBYE_NS);
     for (uint32_t i = 0; service->sessions && i < service->params.clients; i++)
         destroy_session(service, &service->sessions[i]);
@@ -301,14 +341,12 @@ void service_destroy(service_h *handle)
         munmap(service->bell, sizeof *service->bell);
     if (service->bell_fd >= 0)
         close(service->bell_fd);
-    session_room_destroy(&service->room);
-    lode_buffer_t *buffers[] = {&service->request_header, &service->request_payload, &service->reply_payload,
-                                &service->streams, &service->tensors};
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
-        lode_buffer_free(buffers[i]);
+    for (size_t i = 0; i < sizeof service->desks / sizeof *service->desks; i++)
+        destroy_desk(&service->desks[i]);
+    lode_buffer_free(&service->streams);
+    lode_buffer_free(&service->tensors);
     pthread_mutex_destroy(&service->ranks_lock);
     free(service->ranks);
-    free(service->answer);
     free(service->sessions);
     free(service);
     *handle = NULL;

@@ -87,7 +87,11 @@ typedef struct server_session {
     uint32_t mailbox_serial; /* of the last request that was served */
     server_handles_t blocks, views;
     server_staged_t append;
-    bool stepped; /* its last step succeeded: it may ask what was chosen */
+    lode_admission_h admission; /* of the process that asks for it here; NULL: none is under way */
+    uint64_t admitting_ns;      /* since when */
+    uint64_t fenced_ns;         /* since when its call waits for the end of the fence; 0: it does not */
+    bool serving;               /* its call is at the first desk */
+    bool stepped;               /* its last step succeeded: it may ask what was chosen */
     struct {
         bool kept;
         uint32_t streams, heads;
@@ -116,6 +120,13 @@ typedef struct server_answer {
     double rope[7];
 } server_answer_t;
 
+/** Where one call is worked on. */
+typedef struct server_desk {
+    session_room_t room;
+    lode_buffer_t request_header, request_payload, reply_payload; /* of mailboxes */
+    server_answer_t *answer;
+} server_desk_t;
+
 struct service {
     service_params_t params;
     lode_cluster_h cluster;
@@ -141,11 +152,11 @@ struct service {
     uint32_t silent_max;
     session_room_t front_room;
     /* engine */
-    session_room_t room;
-    lode_buffer_t request_header, request_payload, reply_payload; /* of mailboxes */
+    server_desk_t desks[2];
+    uint32_t desk;   /* 1: while what is at the first waits for other ranks */
+    bool interrupts; /* what is at the first desk lets others read while it waits */
     lode_buffer_t streams, tensors;
     server_session_t *stepped; /* whose step was the last */
-    server_answer_t *answer;
     uint32_t swept_epoch;
     uint32_t turn; /* the session that is looked at first */
 };
@@ -160,9 +171,12 @@ void front_stop(service_h service, uint64_t timeout_ns);
 void front_destroy(service_h service);
 
 /* server_session.c */
-/** Run one packed call of a session. Always fills the answer. Engine. */
-void serve_call(service_h service, server_session_t *session, const void *header, size_t header_bytes,
-                const uint8_t *payload, size_t payload_bytes, server_answer_t *answer);
+/**
+ * Run one packed call of a session at the present desk, whose answer says where its payload goes. Engine.
+ * @return whether the answer is filled; false: the call waits for other ranks, and is to be given again soon
+ */
+bool serve_call(service_h service, server_session_t *session, const void *header, size_t header_bytes,
+                const uint8_t *payload, size_t payload_bytes);
 /** Give back all that a session holds. Engine. */
 void serve_farewell(service_h service, server_session_t *session);
 /** Drop blocks whose writer is gone before it sealed them: nobody can finish them. For the leader, after a change. */

@@ -19,6 +19,7 @@ typedef struct serving {
     const uint8_t *payload;
     size_t bytes;
     server_answer_t *answer;
+    bool later; /* it cannot be answered yet */
 } serving_t;
 
 /* ------------------------------------------------------------------ handles */
@@ -313,15 +314,27 @@ static lode_status_t serve_rank_stats(serving_t *s)
 /* ------------------------------------------------------------------ newcomers */
 
 /* A client that knows the token may bring a process that becomes a rank. Its card goes to the fabric as it is. */
+/* Taking a process in needs the others' votes: steps of other clients go on meanwhile. */
 static lode_status_t serve_admit(serving_t *s)
 {
+    server_session_t *session = s->session;
     void *invitation;
     size_t bytes;
-    uint64_t begin = lode_now_ns();
-    LODE_TRY(lode_fabric_admit(s->cluster->fabric, s->payload, s->bytes, &invitation, &bytes));
+    if (!session->admission) {
+        LODE_TRY(lode_fabric_admit_begin(s->cluster->fabric, s->payload, s->bytes, &session->admission));
+        session->admitting_ns = lode_now_ns();
+    }
+    lode_fabric_progress(s->cluster->fabric);
+    lode_status_t status = lode_fabric_admit_poll(session->admission, &invitation, &bytes);
+    if (status == LODE_OK && !invitation) {
+        s->later = true;
+        return LODE_OK;
+    }
+    lode_fabric_admit_end(&session->admission);
+    LODE_TRY(status);
     lode_info("a process was taken in as one more rank, in %llu ms",
-              (unsigned long long)((lode_now_ns() - begin) / 1000000));
-    lode_status_t status = lode_buffer_reserve(s->answer->payload, bytes);
+              (unsigned long long)((lode_now_ns() - session->admitting_ns) / 1000000));
+    status = lode_buffer_reserve(s->answer->payload, bytes);
     if (status == LODE_OK) {
         memcpy(s->answer->payload->data, invitation, bytes);
         s->answer->payload_bytes = bytes;
@@ -570,14 +583,68 @@ static bool only_reads(const Lodemark__SessionCall *call)
     }
 }
 
-/* A rank is fenced for a moment whenever the deciding rank is lost, until its successor has decided. */
-static void wait_for_the_others(service_h service)
+/* Whether a call is done without waiting for other ranks, but for records. One that joins may be what others wait for.
+ */
+static bool is_swift(const Lodemark__SessionCall *call)
 {
-    lode_fabric_h fabric = service->cluster->fabric;
-    uint64_t end = lode_now_ns() + FENCED_NS;
-    while (lode_fabric_fenced(fabric) && !lode_fabric_expelled(fabric) && !atomic_load(&service->stop) &&
-           lode_now_ns() < end)
-        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    switch (call->body_case) {
+    case LODEMARK__SESSION_CALL__BODY_ADMIT:
+    case LODEMARK__SESSION_CALL__BODY_ANNOUNCE:
+        return true;
+    case LODEMARK__SESSION_CALL__BODY_RANK_STATS:
+        return false;
+    default:
+        return only_reads(call);
+    }
+}
+
+/* Whether others may read while a call waits for other ranks: what it works on is its own. A step's is the cluster's.
+ */
+static bool may_be_interrupted(const Lodemark__SessionCall *call)
+{
+    switch (call->body_case) {
+    case LODEMARK__SESSION_CALL__BODY_RANK_STATS:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_APPEND:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_SEAL:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_DROP:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* At the second desk only what does not wait itself. */
+static lode_status_t serve_at_desk(serving_t *s)
+{
+    service_h service = s->service;
+    if (service->desk > 0)
+        return serve(s);
+    service->interrupts = may_be_interrupted(s->call);
+    s->session->serving = true;
+    lode_status_t status = serve(s);
+    s->session->serving = service->interrupts = false;
+    return status;
+}
+
+/*
+ * A rank is fenced for a moment whenever the deciding rank is lost, until its successor has decided. What writes waits
+ * for that, in its session, while others read. @return whether it is to be looked at again later
+ */
+static bool waits_for_the_others(const serving_t *s)
+{
+    lode_fabric_h fabric = s->cluster->fabric;
+    uint64_t now = lode_now_ns(), *since = &s->session->fenced_ns;
+    if (!lode_fabric_fenced(fabric) || lode_fabric_expelled(fabric) || atomic_load(&s->service->stop)) {
+        *since = 0;
+        return false;
+    }
+    if (*since == 0)
+        *since = now;
+    if (now - *since < FENCED_NS)
+        return true;
+    *since = 0;
+    return false;
 }
 
 static lode_status_t refer_elsewhere(serving_t *s, const char *why)
@@ -591,24 +658,30 @@ static lode_status_t serve_checked(serving_t *s)
     lode_fabric_h fabric = s->cluster->fabric;
     LODE_TRY(session_call_check(s->call, s->bytes));
     bool reads = only_reads(s->call);
-    if (!reads)
-        wait_for_the_others(s->service);
+    s->later = s->service->desk > 0 && !is_swift(s->call);
+    if (s->later)
+        return LODE_OK;
+    s->later = !reads && waits_for_the_others(s);
+    if (s->later)
+        return LODE_OK;
     if (lode_fabric_expelled(fabric) || (!reads && lode_fabric_fenced(fabric)))
         return refer_elsewhere(s, "cut off from the others");
     if (atomic_load(&s->service->stop))
         return refer_elsewhere(s, "shutting down");
-    lode_status_t status = serve(s);
+    lode_status_t status = serve_at_desk(s);
     bool others = status == LODE_ERR_PAGE_LOST || status == LODE_ERR_PEER_LOST || status == LODE_ERR_TIMEOUT;
     return others && lode_fabric_fenced(fabric) ? refer_elsewhere(s, "cut off from the others") : status;
 }
 
-void serve_call(service_h service, server_session_t *session, const void *header, size_t header_bytes,
-                const uint8_t *payload, size_t payload_bytes, server_answer_t *answer)
+bool serve_call(service_h service, server_session_t *session, const void *header, size_t header_bytes,
+                const uint8_t *payload, size_t payload_bytes)
 {
+    server_desk_t *desk = &service->desks[service->desk];
+    server_answer_t *answer = desk->answer;
     serving_t s = {.service = service,
                    .session = session,
                    .cluster = service->cluster,
-                   .call = session_call(&service->room, header, header_bytes),
+                   .call = session_call(&desk->room, header, header_bytes),
                    .payload = payload,
                    .bytes = payload_bytes,
                    .answer = answer};
@@ -616,13 +689,16 @@ void serve_call(service_h service, server_session_t *session, const void *header
     answer->payload_bytes = 0;
     lode_status_t status =
         s.call ? serve_checked(&s) : lode_fail(LODE_ERR_FORMAT, "a message that cannot be read, or is too large");
+    if (s.later)
+        return false;
     answer->reply.id = s.call ? s.call->id : 0;
     answer->reply.status = status;
     if (status == LODE_OK)
-        return;
+        return true;
     answer->payload_bytes = 0;
     snprintf(answer->message, sizeof answer->message, "%s", lode_error_message());
     answer->reply.message = answer->message;
+    return true;
 }
 
 /* ----------------------------------------------------------------- farewell */
@@ -646,6 +722,9 @@ void serve_farewell(service_h service, server_session_t *session)
     for (uint32_t i = 0; i < session->blocks.count; i++)
         if (session->blocks.items[i])
             give_back(service, (lode_block_h *)&session->blocks.items[i]);
+    if (session->admission)
+        lode_fabric_admit_end(&session->admission);
+    session->fenced_ns = 0;
     free(session->views.items);
     free(session->blocks.items);
     session->views = session->blocks = (server_handles_t){0};

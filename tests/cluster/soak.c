@@ -23,7 +23,8 @@ enum {
     BLOCKS = 3,
     RECIPES = 24,
     TOKENS_MAX = 3,
-    STALLS_MAX = 512
+    STALL_MS = 20,
+    STALLS_MAX = 1 << 14
 };
 
 static const uint64_t lengths[BLOCKS] = {3000, 5000, 1234};
@@ -181,7 +182,7 @@ typedef struct result {
     uint64_t steps, failed, wrong;
     char first_failure[512];
     double longest_ms;
-    json_t *stalls; /* those over 50 ms */
+    json_t *stalls; /* those over STALL_MS */
 } result_t;
 
 static double now_ms(void)
@@ -197,7 +198,7 @@ static void judge(result_t *result, lode_status_t status, const recipe_t *r, con
     double ms = now_ms() - begin_ms;
     result->steps++;
     result->longest_ms = ms > result->longest_ms ? ms : result->longest_ms;
-    if (ms > 50 && json_array_size(result->stalls) < STALLS_MAX)
+    if (ms > STALL_MS && json_array_size(result->stalls) < STALLS_MAX)
         json_array_append_new(result->stalls, json_pack("{s:f s:f}", "at_ms", begin_ms, "ms", ms));
     if (status != LODE_OK) {
         if (result->failed++ == 0)

@@ -427,6 +427,49 @@ Test(epoch, a_slot_is_taken_again)
     }
 }
 
+/* A process that comes as its predecessor ends takes that one's slot, not a new one, though nobody knows of the end. */
+Test(epoch, a_successor_takes_the_slot_of_the_one_that_just_ended)
+{
+    const bool kin[SLOTS] = {[2] = true};
+    for (uint32_t beat = 0; beat <= 100; beat += 100)
+        for (uint64_t s = 1; s <= 20; s++) {
+            begin(3, s, beat);
+            run(2000 + draw(300));
+            bool stops = beat && s % 2; /* its end is told by silence alone */
+            if (stops)
+                processes[2].runs = false;
+            else
+                crash(&processes[2]);
+            uint64_t since = now;
+            uint32_t slot = EPOCH_LATER, waits = 0;
+            for (; slot == EPOCH_LATER && waits < 4000; waits += STEP / MS) {
+                step();
+                slot = epoch_slot(&decider()->view, kin, since, now);
+            }
+            cr_assert(eq(u32, slot, 2), "seed %llu, beats %u", (unsigned long long)s, beat);
+            cr_assert(epoch_member(&decider()->view, 2) == false);
+            cr_assert(waits < (stops ? 2500 : 1000));
+        }
+}
+
+/* With its kin alive it is one more, and soon. */
+Test(epoch, one_more_process_of_a_host_gets_a_new_slot)
+{
+    const bool kin[SLOTS] = {true, true, true};
+    for (uint32_t beat = 0; beat <= 100; beat += 100) {
+        begin(3, 7, beat);
+        run(2000);
+        uint64_t since = now;
+        uint32_t slot = EPOCH_LATER, waits = 0;
+        for (; slot == EPOCH_LATER && waits < 4000; waits += STEP / MS) {
+            step();
+            slot = epoch_slot(&decider()->view, kin, since, now);
+        }
+        cr_assert(eq(u32, slot, 3));
+        cr_assert(waits < 800);
+    }
+}
+
 /* What an old process of a slot says is nothing, even if it comes after a new one took the slot. */
 Test(epoch, a_stale_process_is_not_heard)
 {
