@@ -2,9 +2,11 @@
 /* The way of new tokens out of the tail: pages to their owners, landmarks to every node, then the count. */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "attend/inside.h"
+
+/* Until one that refused for a while is asked again. */
+#define REFUSED_NS UINT64_C(2000000)
 
 /* ------------------------------------------------------- telling the keepers */
 
@@ -34,8 +36,19 @@ static lode_status_t tell(lode_cluster_h cluster, uint32_t rank, lode_telling_t 
     return LODE_OK;
 }
 
+/*
+ * Whether a keeper lives and refused all the same: it has lost touch for a moment. Soon it is lost, or goes on; then it
+ * must not have missed what the others know.
+ */
+static bool is_out_of_touch(lode_cluster_h cluster, uint32_t rank, const outcome_t *outcome)
+{
+    return outcome->status == LODE_ERR_PEER_LOST && lode_fabric_alive(cluster->fabric, rank) &&
+           !lode_fabric_expelled(cluster->fabric);
+}
+
 lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings, uint32_t n)
 {
+    uint64_t end = lode_now_ns() + cluster->call_deadline_ns;
     outcome_t outcomes[lode_fabric_capacity(cluster->fabric)]; /* ranks may join while we wait */
     bool told[lode_fabric_capacity(cluster->fabric)];
     memset(told, 0, sizeof told);
@@ -55,9 +68,17 @@ lode_status_t lode_tell_keepers(lode_cluster_h cluster, lode_telling_t *tellings
             }
         }
         lode_fabric_calls_wait(cluster->fabric);
-        for (uint32_t rank = 0; rank < ranks; rank++)
-            if (outcomes[rank].status != LODE_OK && outcomes[rank].status != LODE_ERR_PEER_LOST)
+        bool refused = false;
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            bool later = is_out_of_touch(cluster, rank, &outcomes[rank]);
+            told[rank] &= !later;
+            refused |= later;
+            if (outcomes[rank].status != LODE_OK &&
+                (later ? lode_now_ns() >= end : outcomes[rank].status != LODE_ERR_PEER_LOST))
                 return lode_fail(outcomes[rank].status, "%s", outcomes[rank].message);
+        }
+        if (refused)
+            lode_fabric_rest(cluster->fabric, REFUSED_NS);
         if (!again) /* keepers that died were followed by their successors, who were told above */
             return LODE_OK;
     }
@@ -74,9 +95,7 @@ static lode_status_t ask_leader(lode_cluster_h cluster, Lodemark__Call *call)
         lode_status_t status = lode_fabric_call_wait(cluster->fabric, lode_leader(cluster), call, NULL, 0, NULL, NULL);
         if (status != LODE_ERR_PEER_LOST || lode_now_ns() >= end)
             return status;
-        const struct timespec moment = {.tv_nsec = 2000000};
-        lode_fabric_progress(cluster->fabric);
-        nanosleep(&moment, NULL);
+        lode_fabric_rest(cluster->fabric, REFUSED_NS);
     }
 }
 

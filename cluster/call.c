@@ -207,6 +207,12 @@ static void wait_for_answers(lode_fabric_h fabric, uint64_t since_ns)
     fabric_wait(fabric, lode_now_ns() + (fabric->meanwhile ? MEANWHILE_NS : 1000000000u));
 }
 
+void lode_fabric_rest(lode_fabric_h fabric, uint64_t ns)
+{
+    for (uint64_t end = lode_now_ns() + ns; lode_now_ns() < end;)
+        wait_for_answers(fabric, 0);
+}
+
 /* ------------------------------------------------------------------ sending */
 
 static lode_status_t call_self(lode_fabric_h fabric, Lodemark__Call *call, const void *payload, size_t bytes,

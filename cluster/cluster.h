@@ -246,6 +246,8 @@ void lode_fabric_progress(lode_fabric_h fabric);
  * call. By the thread that owns the client worker; NULL: nothing.
  */
 void lode_fabric_meanwhile(lode_fabric_h fabric, void (*run)(void *context), void *context);
+/** Go on with what is under way, and with other work, for some ms: before something is tried again. */
+void lode_fabric_rest(lode_fabric_h fabric, uint64_t ns);
 
 /* -------------------------------------------------------------------- fetch */
 
