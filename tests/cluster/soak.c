@@ -8,7 +8,9 @@
  *   soak fill REPLICAS              put a block as long as there is room; must end in LODE_ERR_FULL, nothing kept
  */
 #include <jansson.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,7 +26,8 @@ enum {
     RECIPES = 24,
     TOKENS_MAX = 3,
     STALL_MS = 20,
-    STALLS_MAX = 1 << 14
+    STALLS_MAX = 1 << 14,
+    NAP_MS = 5
 };
 
 static const uint64_t lengths[BLOCKS] = {3000, 5000, 1234};
@@ -185,11 +188,45 @@ typedef struct result {
     json_t *stalls; /* those over STALL_MS */
 } result_t;
 
+/** What the machine alone does to a thread that only sleeps: no stall shorter than that is anybody's doing. */
+typedef struct watch {
+    pthread_t thread;
+    atomic_bool stop;
+    json_t *pauses; /* naps that took STALL_MS too long */
+} watch_t;
+
 static double now_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static void *watch_main(void *context)
+{
+    watch_t *watch = context;
+    double before = now_ms(), now;
+    for (; !atomic_load(&watch->stop); before = now) {
+        nanosleep(&(struct timespec){.tv_nsec = NAP_MS * 1000000}, NULL);
+        now = now_ms();
+        if (now - before > STALL_MS + NAP_MS && json_array_size(watch->pauses) < STALLS_MAX)
+            json_array_append_new(watch->pauses, json_pack("{s:f s:f}", "at_ms", before, "ms", now - before - NAP_MS));
+    }
+    return NULL;
+}
+
+static void watch_begin(watch_t *watch)
+{
+    watch->pauses = json_array();
+    if (pthread_create(&watch->thread, NULL, watch_main, watch) != 0)
+        _exit(1);
+}
+
+static json_t *watch_end(watch_t *watch)
+{
+    atomic_store(&watch->stop, true);
+    pthread_join(watch->thread, NULL);
+    return watch->pauses;
 }
 
 static void judge(result_t *result, lode_status_t status, const recipe_t *r, const float *out, const float *expected,
@@ -230,6 +267,7 @@ static int run(const char *path, double seconds, const char *json)
     lode_cluster_h cluster;
     recipe_t recipes[RECIPES];
     result_t result = {.stalls = json_array()};
+    watch_t watch = {0};
     FILE *file = fopen(path, "rb");
     if (!file || fread(expected, sizeof expected, 1, file) != 1) {
         fprintf(stderr, "soak: %s cannot be read\n", path);
@@ -242,10 +280,12 @@ static int run(const char *path, double seconds, const char *json)
     open_views(cluster, recipes);
     printf("soak: steps begin\n");
     fflush(stdout);
+    watch_begin(&watch);
     loop(cluster, recipes, expected, seconds, &result);
-    json_t *object = json_pack("{s:I s:I s:I s:s s:f s:o}", "steps", (json_int_t)result.steps, "failed_steps",
+    json_t *object = json_pack("{s:I s:I s:I s:s s:f s:o s:o}", "steps", (json_int_t)result.steps, "failed_steps",
                                (json_int_t)result.failed, "wrong_steps", (json_int_t)result.wrong, "first_failure",
-                               result.first_failure, "longest_ms", result.longest_ms, "stalls", result.stalls);
+                               result.first_failure, "longest_ms", result.longest_ms, "stalls", result.stalls, "pauses",
+                               watch_end(&watch));
     int bad = json_dump_file(object, json, JSON_INDENT(2)) || result.failed || result.wrong;
     json_decref(object);
     close_views(recipes);
