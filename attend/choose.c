@@ -172,10 +172,17 @@ static size_t greater(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+/* Notes of scores that a choice may use: twice what is chosen is ample, or the guess was a poor one. */
+static size_t notes_room(const lode_span_t *span)
+{
+    size_t room = 2 * (size_t)(budget_of(span) / span->stream->in->view->chunk) + 1024;
+    return room < span->landmarks ? room : span->landmarks;
+}
+
 /* What threads need for any of the spans. */
 static lode_status_t reserve_lanes(lode_step_state_t *step)
 {
-    size_t scores = 0, sums = 0, tables = 0, picks = 0;
+    size_t scores = 0, sums = 0, tables = 0, picks = 0, notes = 0;
     for (uint32_t i = 0; i < step->span_count; i++) {
         const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
         const lode_view_h view = span->stream->in->view;
@@ -183,6 +190,7 @@ static lode_status_t reserve_lanes(lode_step_state_t *step)
         scores = greater(scores, score_rows * span->stride + 16);
         sums = greater(sums, score_rows * (span->landmarks / LODE_SLICE + view->count));
         picks = greater(picks, span->landmarks);
+        notes = greater(notes, notes_room(span));
         for (uint32_t b = 0; b < view->count; b++)
             tables = greater(tables, lode_score_scratch_floats(&view->blocks[b]->info.landmark,
                                                                step->cluster->geometry.head_dim, score_rows));
@@ -192,6 +200,9 @@ static lode_status_t reserve_lanes(lode_step_state_t *step)
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].sums, sums * sizeof(float)));
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].tables, tables * sizeof(float)));
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].picks, picks * sizeof(uint32_t)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].notes,
+                                     (notes + LODE_NOTES_SLACK) * (sizeof(uint32_t) + sizeof(float))));
+        step->lanes[i].notes_room = notes;
     }
     return LODE_OK;
 }
@@ -285,6 +296,16 @@ static uint64_t digest_of(const uint32_t *tokens, uint64_t count)
     return h;
 }
 
+static lode_notes_t notes_of(const lode_lane_t *lane, float guess)
+{
+    float *score = lane->notes.data;
+    return (lode_notes_t){.bound = guess,
+                          .next = guess,
+                          .room = lane->notes_room,
+                          .score = score,
+                          .index = (uint32_t *)(score + lane->notes_room + LODE_NOTES_SLACK)};
+}
+
 /* Choose for one row from the scores and sums of all slices of its span. */
 static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_t row, uint32_t head, float *scores,
                        const float *sums, uint32_t slices, lode_lane_t *lane)
@@ -293,13 +314,20 @@ static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_
     float shift[LODE_MAX_GROUP];
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + row, head);
     lode_choice_t choice = choice_of(step, span, row);
+    const lode_view_h view = span->stream->in->view;
     uint32_t first = (row - span->first) * span->group;
     for (uint32_t g = 0; span->group > 1 && g < span->group; g++)
         shift[g] = lode_sums_join(sums + first + g, (size_t)span->count * span->group, slices);
     choice.shift = shift;
+    /* Rows and steps at once may share a guess: any will do, it decides the time and never the choice. */
+    float guess, *kept = view->guesses + (size_t)step->layer * step->cluster->heads + head;
+    __atomic_load(kept, &guess, __ATOMIC_RELAXED);
+    lode_notes_t notes = notes_of(lane, guess);
+    choice.notes = &notes;
     uint32_t *tokens = (uint32_t *)step->tokens.data + chosen->start;
     chosen->count =
         lode_choose(step->cluster->ops, &choice, scores + first * span->stride, span->stride, lane->picks.data, tokens);
+    __atomic_store(kept, &notes.next, __ATOMIC_RELAXED);
     chosen->digest = digest_of(tokens, chosen->count);
     lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
 }

@@ -131,6 +131,7 @@ struct lode_view {
     bool shared_positions;
     lode_policy_t policy;
     uint32_t chunk;
+    float *guesses; /**< (layers, heads): where the last choice's least score was, for the next one to begin at */
 };
 
 /* ---------------------------------------------------------------- cluster.c */

@@ -80,6 +80,8 @@ typedef struct lode_lane {
     lode_buffer_t sums;   /**< float (slices, score rows): log-sum-exp of each slice */
     lode_buffer_t tables; /**< what scoring wants as scratch */
     lode_buffer_t picks;  /**< uint32_t a landmark */
+    lode_buffer_t notes;  /**< of scores: see lode_notes_t */
+    size_t notes_room;
     const uint8_t *pointers[LODE_PORTION];
     lode_scorer_t scorer;
     uint32_t prepared_item, prepared_piece; /**< what the scorer is ready for, while (span, head) are cut */

@@ -26,6 +26,7 @@ void lode_lanes_destroy(lode_step_state_t *step)
         lode_buffer_free(&step->lanes[i].sums);
         lode_buffer_free(&step->lanes[i].tables);
         lode_buffer_free(&step->lanes[i].picks);
+        lode_buffer_free(&step->lanes[i].notes);
     }
     free(step->lanes);
     step->lanes = NULL;

@@ -95,6 +95,7 @@ lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_par
     LODE_TRY(check_overlap(params));
     LODE_TRY(check_write_block(params));
     LODE_TRY(prepare_caches(cluster, params));
+    size_t guesses = (size_t)cluster->geometry.layers * cluster->heads;
     lode_view_h view = calloc(1, sizeof *view);
     if (!view)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a view");
@@ -105,10 +106,12 @@ lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_par
                                .write_block = params->write_block < 0 ? -1 : params->write_block,
                                .shared_positions = params->shared_positions,
                                .policy = params->policy,
-                               .chunk = params->blocks[0]->info.landmark.chunk};
-    if (!view->blocks || !view->offsets) {
+                               .chunk = params->blocks[0]->info.landmark.chunk,
+                               .guesses = malloc(guesses * sizeof *view->guesses)};
+    if (!view->blocks || !view->offsets || !view->guesses) {
         free(view->blocks);
         free(view->offsets);
+        free(view->guesses);
         free(view);
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a view of %u blocks", params->count);
     }
@@ -117,6 +120,8 @@ lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_par
         view->blocks[i]->references++;
         view->offsets[i] = params->offsets ? params->offsets[i] : LODE_OFFSET_AFTER;
     }
+    for (size_t i = 0; i < guesses; i++)
+        view->guesses[i] = NAN;
     *out = view;
     return LODE_OK;
 }
@@ -128,6 +133,7 @@ lode_status_t lode_local_view_destroy(lode_view_h *handle)
         lode_block_release(view->blocks[i]);
     free(view->blocks);
     free(view->offsets);
+    free(view->guesses);
     free(view);
     *handle = NULL;
     return LODE_OK;

@@ -289,11 +289,11 @@ typedef struct lode_topk_found {
     size_t above_count, between_count; /**< how many there are; more than most or room: not all are stored */
 } lode_topk_found_t;
 
-/** What an instruction set lends to lode_topk_bracket(). Scores are never NaN. */
+/** What an instruction set lends to top-k. To all of it a NaN is as if it were not there. */
 typedef struct lode_topk_parts {
     void (*collect)(const float *scores, size_t n, float low, float high, lode_topk_found_t *found);
-    /** Indices of the scores > threshold and of the first `ties` that equal it. */
-    void (*emit)(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out);
+    /** Indices of the scores > threshold and of the first `ties` that equal it. @return how many */
+    size_t (*emit)(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out);
     /** lode_ops_t.note */
     void (*note)(const float *scores, size_t n, uint32_t first, lode_notes_t *notes);
     /** How many are ≥ bound. */
@@ -317,7 +317,10 @@ size_t lode_topk_sampled(const lode_topk_parts_t *parts, const float *scores, si
 size_t lode_topk_from_notes(const lode_topk_parts_t *parts,
                             size_t (*topk)(const float *scores, size_t n, size_t k, uint32_t *out), const float *scores,
                             size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
-/** The k-th greatest key (1 ≤ k ≤ n) by three histograms over all; *above is how many keys are greater. */
+/**
+ * The k-th greatest key (1 ≤ k ≤ n) by three histograms over all; *above is how many keys are greater. Those of NaN are
+ * the least, so if it is one of them there are fewer than k others.
+ */
 uint32_t lode_scalar_kth(const float *scores, size_t n, size_t k, size_t *above);
 
 #endif

@@ -76,7 +76,7 @@ size_t lode_score_scratch_floats(const lode_landmark_spec_t *spec, uint32_t dim,
  * index and score with LODE_NOTES_SLACK more than `room` entries each, and begins with count = 0.
  */
 typedef struct lode_notes {
-    float bound;
+    float bound, next;
     size_t room, count; /**< count > room: not all are there */
     uint32_t *index;
     float *score;
@@ -139,7 +139,8 @@ typedef struct lode_ops {
     void (*group_max)(const float *x, size_t stride, const float *shift, uint32_t group, float *out, size_t n);
     /**
      * Indices of the k greatest of n scores, ascending; equal scores are taken lowest index first.
-     * k ≥ n gives all. Scores must not be NaN. Returns how many (min(k, n)). No scratch beyond the stack.
+     * k ≥ n gives all. Otherwise a NaN is never among them, even if there are fewer than k others. Returns how many. No
+     * scratch beyond the stack.
      */
     size_t (*topk)(const float *scores, size_t n, size_t k, uint32_t *out);
     /** Note those of n scores that are ≥ notes->bound, with indices from `first` on, behind what is noted already. */
@@ -149,8 +150,8 @@ typedef struct lode_ops {
                            uint32_t first, lode_notes_t *notes);
     /**
      * topk, with the same result whatever the notes' bound was (NaN and infinities too), provided that all scores ≥ it
-     * are noted. With at least k of them and no more than fit, only they are looked at; otherwise all scores are.
-     * notes->bound becomes a guess for scores like these: a little below the k-th. The notes' memory is used up.
+     * are noted. With at least k of them and no more than fit, only they are looked at; otherwise all scores are, and
+     * the notes serve no more. notes->next becomes a guess for scores like these: a little below the k-th.
      */
     size_t (*topk_noted)(const float *scores, size_t n, size_t k, lode_notes_t *notes, uint32_t *out);
 
@@ -185,7 +186,7 @@ static inline size_t lode_topk_seeded(const lode_ops_t *ops, const float *scores
     notes->count = 0;
     ops->note(scores, n, 0, notes);
     size_t kept = ops->topk_noted(scores, n, k, notes, out);
-    *guess = notes->bound;
+    *guess = notes->next;
     return kept;
 }
 

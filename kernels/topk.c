@@ -77,17 +77,19 @@ static size_t sample_of(size_t n, size_t k)
 }
 
 /* All scores are few, or the bracket failed: crowded ties, or a sample that misled. */
-static void choose_from_all(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *out)
+static size_t choose_from_all(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, uint32_t *out)
 {
     size_t above;
     cut_t cut;
-    if (n <= ROOM) {
+    if (n <= FEW) {
         cut = cut_at(parts, scores, n, k, -INFINITY, 0);
     } else {
         cut.threshold = lode_key_score(lode_scalar_kth(scores, n, k, &above));
         cut.ties = k - above;
+        if (isnan(cut.threshold)) /* fewer than k are numbers: all of them */
+            cut = (cut_t){-INFINITY, k};
     }
-    parts->emit(scores, n, cut.threshold, cut.ties, out);
+    return parts->emit(scores, n, cut.threshold, cut.ties, out);
 }
 
 /* Keep those of the bracket that are above the threshold, and the first `ties` that equal it. */
@@ -147,10 +149,8 @@ size_t lode_topk_sampled(const lode_topk_parts_t *parts, const float *scores, si
     uint32_t index[ROOM + LODE_NOTES_SLACK];
     if (choose_all(n, k, out))
         return k < n ? k : n;
-    if (n <= FEW) {
-        choose_from_all(parts, scores, n, k, out);
-        return k;
-    }
+    if (n <= FEW)
+        return choose_from_all(parts, scores, n, k, out);
     bracket_t bounds = bracket(parts, scores, n, k, sample_of(n, k), work);
     bool done = false;
     if (bounds.expected <= 0.75 * ROOM) { /* the usual case: the few that are chosen, and not many more */
@@ -161,13 +161,11 @@ size_t lode_topk_sampled(const lode_topk_parts_t *parts, const float *scores, si
     } else {
         done = choose_by_bracket(parts, scores, n, k, &bounds, work, index, out);
     }
-    if (!done)
-        choose_from_all(parts, scores, n, k, out);
-    return k;
+    return done ? k : choose_from_all(parts, scores, n, k, out);
 }
 
 /*
- * A guess for the next time: as far below the k-th score as the one at seven eighths of k is above it, so that about an
+ * A guess for the next time: as far below the k-th score as the one at seven eighths of k is above it, so that an
  * eighth more than k, or some more, will be noted of scores like these.
  */
 static float next_bound(const lode_topk_parts_t *parts, const float *scores, size_t n, size_t k, float threshold)
@@ -177,26 +175,34 @@ static float next_bound(const lode_topk_parts_t *parts, const float *scores, siz
     return isfinite(bound) ? bound : threshold;
 }
 
+/* The same from what topk chose. */
+static float next_of_chosen(const lode_topk_parts_t *parts, const float *scores, const uint32_t *chosen, size_t k,
+                            lode_notes_t *notes)
+{
+    float threshold = INFINITY;
+    if (k == 0 || k > notes->room)
+        return NAN; /* nothing is ≥ it */
+    for (size_t i = 0; i < k; i++) {
+        notes->score[i] = scores[chosen[i]];
+        threshold = fminf(threshold, notes->score[i]);
+    }
+    return next_bound(parts, notes->score, k, k, threshold);
+}
+
 size_t lode_topk_from_notes(const lode_topk_parts_t *parts,
                             size_t (*topk)(const float *scores, size_t n, size_t k, uint32_t *out), const float *scores,
                             size_t n, size_t k, lode_notes_t *notes, uint32_t *out)
 {
     cut_t cut;
+    notes->next = notes->bound;
     if (choose_all(n, k, out))
         return k < n ? k : n;
     if (choose_noted(parts, k, notes, &cut, out)) {
-        notes->bound = next_bound(parts, notes->score, notes->count, k, cut.threshold);
+        notes->next = next_bound(parts, notes->score, notes->count, k, cut.threshold);
         return k;
     }
-    topk(scores, n, k, out);
-    notes->bound = NAN; /* nothing is ≥ it */
-    if (k > notes->room)
-        return k;
-    float threshold = INFINITY;
-    for (size_t i = 0; i < k; i++) {
-        notes->score[i] = scores[out[i]];
-        threshold = fminf(threshold, notes->score[i]);
-    }
-    notes->bound = next_bound(parts, notes->score, k, k, threshold);
-    return k;
+    size_t chosen = topk(scores, n, k, out);
+    notes->next = next_of_chosen(parts, scores, out, chosen, notes);
+    notes->count = SIZE_MAX; /* their memory is used up */
+    return chosen;
 }

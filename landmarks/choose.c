@@ -65,22 +65,46 @@ float lode_sums_join(const float *sums, size_t stride, size_t n)
     return (float)((double)most + log(total));
 }
 
-/* Row 0 becomes the score of each landmark; then what is forced leaves the competition. */
+/* What each row's scores are taken off by. A row that overflowed stays as it is, or infinity less infinity were NaN. */
+static void shifts_of(const lode_ops_t *ops, const lode_choice_t *choice, const float *scores, size_t stride, size_t n,
+                      float *shift)
+{
+    assert(choice->group <= LODE_MAX_GROUP && choice->merge == LODE_MERGE_MAX);
+    for (uint32_t g = 0; g < choice->group; g++) {
+        shift[g] = choice->shift ? choice->shift[g] : ops->logsumexp(scores + g * stride, n);
+        shift[g] = isfinite(shift[g]) ? shift[g] : 0;
+    }
+}
+
+/* Row 0 of a stretch becomes the score of each landmark, which are noted; the first is landmark `first` of the view. */
+static void stretch_combine(const lode_ops_t *ops, const lode_choice_t *choice, const float *shift, float *scores,
+                            size_t stride, size_t n, uint32_t first)
+{
+    if (choice->group > 1 && choice->notes)
+        ops->group_max_note(scores, stride, shift, choice->group, scores, n, first, choice->notes);
+    else if (choice->group > 1)
+        ops->group_max(scores, stride, shift, choice->group, scores, n);
+    else if (choice->notes)
+        ops->note(scores, n, first, choice->notes);
+}
+
+/* Row 0 becomes the score of each landmark that competes; what is forced leaves the competition. */
 static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, float *scores, size_t stride, size_t n)
 {
-    if (choice->group > 1) {
-        float computed[LODE_MAX_GROUP];
-        const float *shift = choice->shift;
-        assert(choice->group <= LODE_MAX_GROUP && choice->merge == LODE_MERGE_MAX);
-        for (uint32_t g = 0; !choice->shift && g < choice->group; g++, shift = computed)
-            computed[g] = ops->logsumexp(scores + g * stride, n);
-        ops->group_max(scores, stride, shift, choice->group, scores, n);
+    float shift[LODE_MAX_GROUP], *row = scores;
+    if (choice->group > 1)
+        shifts_of(ops, choice, scores, stride, n, shift);
+    if (choice->notes) {
+        choice->notes->count = 0;
+        if (!isfinite(choice->notes->bound)) /* at −infinity what is forced would have to be noted too */
+            choice->notes->bound = NAN;
     }
     for (uint32_t p = 0; p < choice->piece_count; p++) {
         const lode_piece_t *piece = &choice->pieces[p];
         contest_t contest = contest_of(choice, piece);
         uint64_t begin = least(contest.begin / choice->chunk, piece->landmarks);
         uint64_t end = contest.end > contest.begin ? ceil_div(contest.end, choice->chunk) : begin;
+        stretch_combine(ops, choice, shift, scores + begin, stride, end - begin, (uint32_t)(scores - row + begin));
         for (uint64_t i = 0; i < begin; i++)
             scores[i] = -INFINITY;
         for (uint64_t i = end; i < piece->landmarks; i++)
@@ -149,7 +173,8 @@ static picks_t picks_make(const lode_ops_t *ops, const lode_choice_t *choice, co
     uint64_t tokens = 0, asked;
     do {
         asked = picks.count + ceil_div(wanted - tokens, choice->chunk);
-        picks.count = ops->topk(scores, n, asked, scratch);
+        picks.count = choice->notes ? ops->topk_noted(scores, n, asked, choice->notes, scratch)
+                                    : ops->topk(scores, n, asked, scratch);
         tokens = picks_tokens(choice, scratch, picks.count);
     } while (tokens < wanted && picks.count == asked);
     if (tokens > wanted)

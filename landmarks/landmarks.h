@@ -210,6 +210,11 @@ typedef struct lode_choice {
     uint64_t sinks;           /**< first tokens of the view, forced */
     uint64_t window_begin;    /**< tokens from this view-token index on are forced; total tokens: none */
     const float *shift;       /**< (group) log-sum-exp of each score row, or NULL: not computed yet */
+    /**
+     * NULL, or memory in which scores over notes->bound are noted while they are combined, for a choice without another
+     * look at all of them; the choice is the same whatever the bound is. notes->next is a bound for the next step.
+     */
+    lode_notes_t *notes;
 } lode_choice_t;
 
 /** Log-sum-exp of a whole from those of n parts, in this order: sums[i·stride]. */

@@ -152,9 +152,10 @@ static void collect(const float *scores, size_t n, float low, float high, lode_t
     found->between_count = between;
 }
 
-static void emit(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out)
+static size_t emit(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out)
 {
     const __m256 bound = _mm256_set1_ps(threshold);
+    size_t taken = 0;
     for (size_t i = 0; i < n; i += 8)
         for (uint32_t reach = reach_of(scores + i, n - i, bound); reach; reach &= reach - 1) {
             size_t at = i + (size_t)__builtin_ctz(reach);
@@ -163,8 +164,9 @@ static void emit(const float *scores, size_t n, float threshold, size_t ties, ui
                     continue;
                 ties--;
             }
-            *out++ = (uint32_t)at;
+            out[taken++] = (uint32_t)at;
         }
+    return taken;
 }
 
 static void emit_noted(const lode_notes_t *notes, float threshold, size_t ties, uint32_t *out)

@@ -163,17 +163,19 @@ LODE_INLINE __mmask16 take16(__m512 x, __mmask16 some, __m512 threshold, size_t 
     return reach;
 }
 
-static void emit(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out)
+static size_t emit(const float *scores, size_t n, float threshold, size_t ties, uint32_t *out)
 {
     const __m512 bound = _mm512_set1_ps(threshold);
+    size_t taken = 0;
     for (size_t i = 0; i < n; i += 16) {
         __mmask16 some = lanes(n - i);
         __mmask16 reach = take16(_mm512_maskz_loadu_ps(some, scores + i), some, bound, &ties);
         if (!reach)
             continue;
-        _mm512_mask_compressstoreu_epi32(out, reach, _mm512_add_epi32(STEP, _mm512_set1_epi32((int32_t)i)));
-        out += __builtin_popcount(reach);
+        _mm512_mask_compressstoreu_epi32(out + taken, reach, _mm512_add_epi32(STEP, _mm512_set1_epi32((int32_t)i)));
+        taken += (size_t)__builtin_popcount(reach);
     }
+    return taken;
 }
 
 static void emit_noted(const lode_notes_t *notes, float threshold, size_t ties, uint32_t *out)

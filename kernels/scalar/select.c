@@ -27,6 +27,12 @@ void lode_scalar_group_max(const float *x, size_t stride, const float *shift, ui
     }
 }
 
+/* A NaN ranks below all else. */
+static uint32_t key_of(float score)
+{
+    return isnan(score) ? 0 : lode_order_key(score);
+}
+
 /* Of the keys that begin with `prefix` (its bits below `shift + bits` unset), count those with each next field. */
 static void count_fields(const float *scores, size_t n, uint32_t prefix, uint32_t shift, uint32_t bits,
                          uint32_t *counts)
@@ -34,7 +40,7 @@ static void count_fields(const float *scores, size_t n, uint32_t prefix, uint32_
     uint64_t known = ~(uint64_t)0 << (shift + bits);
     memset(counts, 0, sizeof *counts << bits);
     for (size_t i = 0; i < n; i++) {
-        uint32_t key = lode_order_key(scores[i]);
+        uint32_t key = key_of(scores[i]);
         if (((key ^ prefix) & known) == 0)
             counts[key >> shift & ((1u << bits) - 1)]++;
     }
@@ -69,14 +75,14 @@ size_t lode_scalar_topk(const float *scores, size_t n, size_t k, uint32_t *out)
     size_t above, taken = 0;
     uint32_t threshold = lode_scalar_kth(scores, n, k, &above);
     size_t ties = k - above;
-    for (size_t i = 0; taken < k; i++) {
-        uint32_t key = lode_order_key(scores[i]);
-        if (key < threshold || (key == threshold && ties == 0))
+    for (size_t i = 0; i < n && taken < k; i++) {
+        uint32_t key = key_of(scores[i]);
+        if (isnan(scores[i]) || key < threshold || (key == threshold && ties == 0))
             continue;
         ties -= key == threshold;
         out[taken++] = (uint32_t)i;
     }
-    return k;
+    return taken;
 }
 
 /* ------------------------------------------------------- from a guess of the k-th */

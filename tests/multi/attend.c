@@ -442,6 +442,20 @@ static void sparse_case(const char *landmark, lode_group_merge_t merge)
             error = fmax(error, fabs((double)alone[i] - out[t * QUERY_HEADS * DIM + i]));
         CHECK(error < 1e-5, "differs by %g", error);
     }
+    /* Queries drift: the view that knows where the last step's choice ended chooses as one that knows nothing. */
+    const float *drift = tensor(901, T * QUERY_HEADS * DIM);
+    for (int t = 0; t < 4; t++) {
+        for (int i = 0; i < T * QUERY_HEADS * DIM; i++)
+            q[i] += 0.1f * drift[(i + 37 * t) % (T * QUERY_HEADS * DIM)];
+        lode_step_stats_t knows, fresh;
+        MUST(lode_step(cluster, 0, &stream, 1, &knows));
+        lode_view_h unknowing = make_view(cluster, blocks, NULL, 3, -1, policy);
+        lode_stream_t same = stream;
+        same.view = unknowing;
+        MUST(lode_step(cluster, 0, &same, 1, &fresh));
+        CHECK(knows.selected_digest == fresh.selected_digest, "another choice after %d steps", t);
+        MUST(lode_view_destroy(&unknowing));
+    }
     MUST(lode_view_destroy(&view));
     close_blocks(blocks, 3);
     MUST(lode_cluster_leave(&cluster));

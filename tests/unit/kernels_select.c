@@ -197,6 +197,42 @@ static void topk_shapes(const lode_ops_t *ops)
 }
 TEST_LEVELS(choice, topk_shapes)
 
+/* Scores that are NaN are never chosen, even if there are not k others; the rest is chosen as if they were not there.
+ */
+static void topk_nan(const lode_ops_t *ops)
+{
+    static const size_t lengths[] = {16, 17, 1000, 4097, 40001};
+    static const double shares[] = {0.001, 0.5, 0.99, 1};
+    static float scores[40001], plain[40001];
+    static uint32_t right[40001];
+    for (size_t l = 0; l < sizeof lengths / sizeof *lengths; l++)
+        for (int s = 0; s < 4; s++)
+            for (size_t c = 0; c < 4; c++) {
+                size_t n = lengths[l], k = c == 0 ? 1 : c == 1 ? n / 100 : c == 2 ? n / 2 : n - 1, numbers = 0;
+                for (size_t i = 0; i < n; i++) {
+                    scores[i] = (float)check_gaussian();
+                    if (check_uniform() < shares[s])
+                        scores[i] = i % 2 ? NAN : -NAN;
+                    else
+                        plain[numbers++] = scores[i];
+                }
+                size_t size = k < numbers ? k : numbers, at = 0, number = 0;
+                guarded_t out = guarded_make(4 * k, 4);
+                check_scalar()->topk(plain, numbers, size, right);
+                size_t got = ops->topk(scores, n, k, (uint32_t *)out.at);
+                expect(got == size, "n %zu k %zu, %zu numbers: %zu", n, k, numbers, got);
+                for (size_t i = 0; i < n && at < size; i++) {
+                    if (isnan(scores[i]))
+                        continue;
+                    if (right[at] == number++)
+                        expect(((uint32_t *)out.at)[at++] == i, "n %zu k %zu [%zu]", n, k, at);
+                }
+                expect(at == size, "n %zu k %zu: %zu", n, k, at);
+                guarded_free(&out);
+            }
+}
+TEST_LEVELS(choice, topk_nan)
+
 /* ------------------------------------------------------- from a guess of the k-th */
 
 typedef struct lent {

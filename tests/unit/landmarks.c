@@ -1178,6 +1178,69 @@ Test(choose, a_cut_chunk_gives_its_first_tokens)
     cr_assert(memcmp(tokens, wanted, sizeof wanted) == 0);
 }
 
+/* Step after step with scores that drift, from the step before or from a wild guess: the choice without one. */
+Test(choose, a_guess_changes_nothing)
+{
+    enum { N = 3000, GROUP = 4, STEPS = 12 };
+    static const float wild[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 0};
+    static float base[GROUP * N], scores[GROUP * N], note_scores[N + LODE_NOTES_SLACK];
+    static uint32_t scratch[N], plain[17 * N], guessed[17 * N], note_index[N + LODE_NOTES_SLACK];
+    uint64_t seed = 9;
+    uint32_t served = 0;
+    for (int trial = 0; trial < 60; trial++) {
+        uint32_t chunk = 1u << trial % 5;
+        const lode_piece_t pieces[] = {{1000 * chunk - 3 % chunk, 1000, 0}, {2000 * chunk, 2000, 1000 * chunk}};
+        float guess = NAN;
+        for (int step = 0; step < STEPS; step++) {
+            for (size_t i = 0; i < GROUP * N; i++)
+                base[i] = step ? base[i] + 0.1f * gauss(&seed) : trial % 6 == 5 ? roundf(gauss(&seed)) : gauss(&seed);
+            lode_notes_t notes = {.room = trial % 4 ? N / 10 : 20 + (size_t)(uniform(&seed) * N),
+                                  .index = note_index,
+                                  .score = note_scores,
+                                  .bound = uniform(&seed) < 0.2 ? wild[(int)(uniform(&seed) * 6)] : guess};
+            lode_choice_t choice = {.pieces = pieces,
+                                    .piece_count = 2,
+                                    .chunk = chunk,
+                                    .group = trial % 2 ? GROUP : 1,
+                                    .merge = LODE_MERGE_MAX,
+                                    .budget = 70 + 80 * chunk,
+                                    .sinks = 5,
+                                    .window_begin = 3000 * chunk - 64};
+            memcpy(scores, base, sizeof base);
+            uint64_t count = lode_choose(ops, &choice, scores, N, scratch, plain);
+            choice.notes = &notes;
+            memcpy(scores, base, sizeof base);
+            uint64_t again = lode_choose(ops, &choice, scores, N, scratch, guessed);
+            cr_assert(eq(u64, again, count));
+            cr_assert(memcmp(plain, guessed, count * sizeof *plain) == 0, "trial %d step %d", trial, step);
+            served += notes.count <= notes.room;
+            guess = notes.next;
+        }
+    }
+    cr_assert(served > 60 * STEPS / 3, "only %u of %d choices were made from notes", served, 60 * STEPS);
+}
+
+/* A query's row overflows in a group: others still decide, nothing is out of bounds. */
+Test(choose, a_row_that_overflowed)
+{
+    static float scores[2 * 5000];
+    static uint32_t scratch[5000], tokens[5000];
+    const lode_piece_t piece = {5000, 5000, 0};
+    uint64_t seed = 6;
+    for (int trial = 0; trial < 40; trial++) {
+        const lode_choice_t choice = {
+            .pieces = &piece, .piece_count = 1, .chunk = 1, .group = 2, .budget = 50, .window_begin = 5000};
+        for (int i = 0; i < 5000; i++) {
+            scores[i] = trial % 4 == 0 ? -INFINITY : trial % 4 == 1 && i % 100 == 0 ? NAN : gauss(&seed);
+            scores[5000 + i] = trial % 2 && i % 7 == 0 ? INFINITY : trial % 3 ? gauss(&seed) : -INFINITY;
+        }
+        uint64_t count = lode_choose(ops, &choice, scores, 5000, scratch, tokens);
+        cr_assert(le(u64, count, 50));
+        for (uint64_t i = 0; i < count; i++)
+            cr_assert(tokens[i] < 5000 && (i == 0 || tokens[i] > tokens[i - 1]), "trial %d", trial);
+    }
+}
+
 /* Huge keys and queries overflow to infinity: a poor choice, but never one out of bounds. */
 Test(choose, infinite_scores_stay_in_bounds)
 {
