@@ -100,7 +100,8 @@ Test(shadow, keys_of_the_rank_come_back)
     make_keys(20, 0, 3);
     lode_shadow_h shadow = make_shadow(20, 3);
     double error = rebuild_error(shadow);
-    cr_assert(error < 6e-3 && error > 1e-6, "%g", error); /* bf16 twice: 2^-9 each */
+    cr_assert(error > 2.1e-3 && error < 2.8e-3, "%g",
+              error); /* two roundings to bf16; of one of them 1.6e-3 to 1.9e-3 */
     lode_shadow_destroy(&shadow);
     cr_assert(shadow == NULL);
     shadow = make_shadow(WIDTH, 3); /* and with all axes any keys do */
