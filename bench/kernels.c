@@ -9,7 +9,7 @@
 
 static const lode_option_t kernel_options[] = {
     {"level", "all", LODE_OPTION_CHOICE, "all|scalar|avx2|avx512", 0, 0, "instruction set; all: avx512, then avx2"},
-    {"only", "all", LODE_OPTION_CHOICE, "all|scan|topk|gather|attend|plain", 0, 0, "subject to measure"},
+    {"only", "all", LODE_OPTION_CHOICE, "all|scan|topk|gather|attend|plain|step", 0, 0, "subject to measure"},
     {"threads", "2", LODE_OPTION_COUNT, NULL, 1, LODE_POOL_THREADS,
      "threads of the rows that compare with one; at most the cores there are"},
     {"slices", "60", LODE_OPTION_COUNT, NULL, 1, 1000, "slices of each figure and of its floor, in turns"},
@@ -25,7 +25,7 @@ static const struct {
     lode_kernel_subject_t run;
 } subjects[] = {
     {"scan", lode_kernels_scan},     {"topk", lode_kernels_topk},   {"gather", lode_kernels_gather},
-    {"attend", lode_kernels_attend}, {"plain", lode_kernels_plain},
+    {"attend", lode_kernels_attend}, {"plain", lode_kernels_plain}, {"step", lode_kernels_step},
 };
 
 static void print_help(void)
@@ -34,7 +34,7 @@ static void print_help(void)
         "lodemark bench kernels [OPTIONS]\n\n"
         "The arithmetic of this machine's processors, kernel by kernel and instruction set by instruction set: first\n"
         "compared with double, then measured in turns with its floor (reading memory in order, copying it, or the\n"
-        "scan that came before). One process, no cluster.\n\nOptions\n");
+        "scan that came before); and whole steps beside their stages. One process.\n\nOptions\n");
     lode_options_help(kernel_options, stdout);
 }
 
@@ -143,5 +143,6 @@ int lode_bench_kernels(int argc, char **argv)
     lode_pool_destroy(&b.pool);
     free_memory(&b);
     lode_options_destroy(&b.options);
+    lode_job_end();
     return code;
 }

@@ -111,6 +111,8 @@ lode_status_t lode_kernels_topk(lode_kernels_bench_t *bench);
 lode_status_t lode_kernels_gather(lode_kernels_bench_t *bench);
 lode_status_t lode_kernels_attend(lode_kernels_bench_t *bench);
 lode_status_t lode_kernels_plain(lode_kernels_bench_t *bench);
+/** Makes a cluster of this process alone; initialises MPI. */
+lode_status_t lode_kernels_step(lode_kernels_bench_t *bench);
 
 /** Row of only reading pieces of `bytes` from the arena in random order. @return its ratio, NAN if not measured. */
 lode_status_t lode_kernels_random_read(lode_kernels_bench_t *bench, const char *kernel, const char *format,
