@@ -33,6 +33,7 @@ typedef struct step_bench {
     float q[MOST_HEADS * GROUP * DIM], out[MOST_HEADS * GROUP * DIM], lse[MOST_HEADS * GROUP];
     const uint8_t **records; /* (heads, budget) chosen ones */
     uint64_t chosen[MOST_HEADS];
+    float guess[MOST_HEADS]; /**< of top-k's threshold, from one time that the stage runs alone to the next */
     lode_stream_t stream;
     lode_team_h team; /* the cluster's, while it steps alone */
     uint32_t lanes;
@@ -241,10 +242,12 @@ static void score_stage(step_bench_t *s, const lode_span_t *span)
     }
 }
 
+/* Over the scores that the last head's scan left: the values are not each head's own, the work is. */
 static void select_stage(step_bench_t *s, const lode_span_t *span)
 {
     const lode_step_state_t *state = s->cluster->step;
     lode_lane_t *lane = &s->cluster->step->lanes[0];
+    lode_notes_t notes = {.room = lane->notes_room, .score = lane->notes.data};
     float *scores = lane->scores.data, shift[GROUP];
     lode_choice_t choice = {.pieces = state->pieces.data,
                             .piece_count = 1,
@@ -254,12 +257,16 @@ static void select_stage(step_bench_t *s, const lode_span_t *span)
                             .budget = state->stats.budget_tokens,
                             .sinks = 4,
                             .window_begin = span->tokens - 64,
-                            .shift = shift};
+                            .shift = shift,
+                            .notes = &notes};
+    notes.index = (uint32_t *)(notes.score + notes.room + LODE_NOTES_SLACK);
     for (uint32_t head = 0; head < s->shape->heads; head++) {
         for (uint32_t g = 0; g < GROUP; g++)
             shift[g] = s->cluster->ops->logsumexp(scores + g * span->stride, span->landmarks);
+        notes.bound = notes.next = s->guess[head];
         lode_kernels_keep(lode_choose(s->cluster->ops, &choice, scores, span->stride, lane->picks.data,
                                       (uint32_t *)state->tokens.data + lode_chosen_at(state, 0, head)->start));
+        s->guess[head] = notes.next;
     }
 }
 
@@ -312,6 +319,8 @@ static lode_status_t whole_row(step_bench_t *s, lode_kernel_row_t *row)
     lode_kernel_work_t figure = {sparse_slice, s, 1}, floor = {stages_slice, s, 1};
     step_alone(s);
     step(s, s->sparse);
+    for (int head = 0; head < MOST_HEADS; head++)
+        s->guess[head] = NAN; /* none */
     lode_status_t status = find_records(s);
     if (status == LODE_OK)
         lode_kernels_rate_row(s->bench, row, &figure, &floor, 1);
