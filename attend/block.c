@@ -89,6 +89,13 @@ static uint64_t block_id(lode_cluster_h cluster)
     return (uint64_t)(rank + 1) << 48 | (uint64_t)(incarnation & 0xffff) << 32 | ++cluster->blocks_made;
 }
 
+/* Not means, which are not turned, nor HIGGS as its paper has it, with Hadamard alone and uncentred. */
+static bool takes_transform(lode_cluster_h cluster, const lode_landmark_spec_t *landmark)
+{
+    return cluster->transform &&
+           (landmark->codec == LODE_LANDMARK_UNIFORM || (landmark->codec == LODE_LANDMARK_HIGGS && landmark->centre));
+}
+
 lode_status_t lode_local_block_create(lode_cluster_h cluster, const lode_block_params_t *params, lode_block_h *out)
 {
     LODE_TRY(lode_check_shaped(cluster));
@@ -101,7 +108,7 @@ lode_status_t lode_local_block_create(lode_cluster_h cluster, const lode_block_p
         .kv_head_begin = cluster->geometry.kv_head_begin,
         .kv_head_end = cluster->geometry.kv_head_end,
         .landmark = params->landmark,
-        .transform = cluster->transform && params->landmark.codec == LODE_LANDMARK_UNIFORM ? cluster->transform->id : 0,
+        .transform = takes_transform(cluster, &params->landmark) ? cluster->transform->id : 0,
         .expected_tokens = params->expected_tokens,
         .writer = rank,
     };

@@ -9,14 +9,14 @@
  * evens out what is left between coordinates; both are stored as one matrix.
  *
  * For each head what is kept is judged on queries that the matrices were not made from: by the error of the scores of
- * quantised keys. Where the balance loses, the head keeps the Hadamard transform alone.
+ * quantised keys. Hadamard alone, the balance of the diagonals and the full balance compete.
  */
 #include <inttypes.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/balance.h"
 #include "bench/bench.h"
 #include "bench/job.h"
 #include "bench/progress.h"
@@ -26,9 +26,6 @@
 
 /** Keys of a capture that covariances are taken over, evenly spread; and keys that the judgement scores. */
 enum { KEYS_MOST = 16384, JUDGED_KEYS = 2048, JUDGED_QUERIES = 64 };
-/** What is added to a covariance, as a share of its mean diagonal: directions that were never seen may still be asked.
- */
-#define RIDGE 0.01
 
 static const lode_option_t calibrate_options[] = {
     {"out", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "file to write; wanted"},
@@ -112,13 +109,6 @@ static lode_status_t check_same_model(const calibration_t *c, const lode_source_
                      g->query_heads, g->kv_heads, g->head_dim);
 }
 
-static void add_outer(double *sum, const float *x, uint32_t dim)
-{
-    for (uint32_t i = 0; i < dim; i++)
-        for (uint32_t j = 0; j <= i; j++)
-            sum[(size_t)i * dim + j] += (double)x[i] * x[j];
-}
-
 /* Keys of a layer, evenly spread, (n, heads, dim); the mean that a block would subtract comes off. */
 static void look_at_keys(calibration_t *c, const lode_source_t *source, uint32_t layer, float *k, float *v)
 {
@@ -138,7 +128,7 @@ static void look_at_keys(calibration_t *c, const lode_source_t *source, uint32_t
         for (uint64_t i = 0; i < n; i++) {
             for (uint32_t j = 0; j < c->dim; j++)
                 x[j] = k[i * width + head * c->dim + j] - mean[j];
-            add_outer(s->keys, x, c->dim);
+            lode_outer_add(s->keys, x, c->dim);
             if (i % (n / JUDGED_KEYS + 1) == 0 && s->kept_key_count < JUDGED_KEYS)
                 memcpy(s->kept_keys + (size_t)c->dim * s->kept_key_count++, x, c->dim * sizeof *x);
         }
@@ -146,18 +136,19 @@ static void look_at_keys(calibration_t *c, const lode_source_t *source, uint32_t
     }
 }
 
-/* Every fourth query is left out of the sums, to judge by. */
+/* The last quarter of the queries is left out of the sums, to judge by: neighbours resemble each other too much. */
 static void look_at_queries(calibration_t *c, const lode_source_t *source, uint32_t layer, float *q)
 {
+    uint64_t every = source->capture.queries / 4 * c->group / JUDGED_QUERIES + 1;
     for (uint64_t number = 0; number < source->capture.queries; number++) {
         lode_source_query(source, layer, number, q);
         for (uint32_t h = 0; h < c->heads * c->group; h++) {
             seen_t *s = seen_at(c, layer, h / c->group);
             const float *x = q + (size_t)h * c->dim;
-            if (number % 4 != 3) {
-                add_outer(s->queries, x, c->dim);
+            if (number < source->capture.queries - source->capture.queries / 4) {
+                lode_outer_add(s->queries, x, c->dim);
                 s->query_count++;
-            } else if (s->kept_query_count < JUDGED_QUERIES) {
+            } else if (s->kept_query_count < JUDGED_QUERIES && number % every == 0) {
                 memcpy(s->kept_queries + (size_t)c->dim * s->kept_query_count++, x, c->dim * sizeof *x);
             }
         }
@@ -191,76 +182,6 @@ static lode_status_t look(calibration_t *c, const char *path)
     free(q);
     lode_source_close(&source);
     return status == LODE_OK ? LODE_OK : lode_fail_within(status, "capture %s: ", path);
-}
-
-/* ------------------------------------------------------------------ algebra */
-
-/* Symmetric matrices, row-major, both triangles filled. */
-
-/* x = f(x) by its eigenvalues, of which none is taken for less than a millionth of the greatest. */
-static lode_status_t of_eigenvalues(double *x, lapack_int n, double power)
-{
-    double values[LODE_MAX_DIM];
-    double *vectors = malloc((size_t)n * (size_t)n * sizeof *vectors);
-    if (!vectors)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for eigenvectors");
-    memcpy(vectors, x, (size_t)n * (size_t)n * sizeof *x);
-    if (LAPACKE_dsyevd(LAPACK_ROW_MAJOR, 'V', 'L', n, vectors, n, values) != 0) {
-        free(vectors);
-        return lode_fail(LODE_ERR_INTERNAL, "the eigenvalues of a covariance were not found");
-    }
-    for (lapack_int e = 0; e < n; e++) {
-        double least = values[n - 1] * 1e-6;
-        values[e] = pow(values[e] > least ? values[e] : least, power);
-    }
-    for (lapack_int i = 0; i < n; i++)
-        for (lapack_int j = 0; j < n; j++) {
-            double sum = 0;
-            for (lapack_int e = 0; e < n; e++)
-                sum += vectors[i * n + e] * values[e] * vectors[j * n + e];
-            x[i * n + j] = sum;
-        }
-    free(vectors);
-    return LODE_OK;
-}
-
-static void multiply(const double *a, const double *b, uint32_t n, double *out)
-{
-    memset(out, 0, (size_t)n * n * sizeof *out);
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < n; k++)
-            for (uint32_t j = 0; j < n; j++)
-                out[(size_t)i * n + j] += a[(size_t)i * n + k] * b[(size_t)k * n + j];
-}
-
-/* A sum of outer products, its lower triangle, as a covariance that can be inverted. */
-static void covariance(const double *sum, uint64_t count, uint32_t n, double *out)
-{
-    double trace = 0, scale = count ? 1 / (double)count : 1;
-    for (uint32_t i = 0; i < n; i++)
-        trace += sum[(size_t)i * n + i] * scale;
-    /* few samples say little of the directions in which they hardly vary */
-    double ridge = RIDGE * (1 + 10 * n * scale) * (trace > 0 ? trace / n : 1);
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j <= i; j++)
-            out[(size_t)i * n + j] = out[(size_t)j * n + i] = sum[(size_t)i * n + j] * scale + (i == j ? ridge : 0);
-}
-
-/* out = (P⁻¹ # Q)^½ = (P^-½ (P^½ Q P^½)^½ P^-½)^½. work: 3 matrices. */
-static lode_status_t balance(const double *p, const double *q, uint32_t n, double *work, double *out)
-{
-    size_t floats = (size_t)n * n;
-    double *root = work, *inverse = work + floats, *middle = work + 2 * floats;
-    memcpy(root, p, floats * sizeof *root);
-    memcpy(inverse, p, floats * sizeof *inverse);
-    LODE_TRY(of_eigenvalues(root, (lapack_int)n, 0.5));
-    LODE_TRY(of_eigenvalues(inverse, (lapack_int)n, -0.5));
-    multiply(root, q, n, middle);
-    multiply(middle, root, n, out);
-    LODE_TRY(of_eigenvalues(out, (lapack_int)n, 0.5));
-    multiply(inverse, out, n, middle);
-    multiply(middle, inverse, n, out);
-    return of_eigenvalues(out, (lapack_int)n, 0.5);
 }
 
 /* ---------------------------------------------------------------- judgement */
@@ -322,7 +243,7 @@ static double judge(const calibration_t *c, const seen_t *s, const float *keys_m
 
 typedef struct room {
     double *p, *q, *a, *b, *work;
-    float *plain, *floats;
+    float *tried, *floats; /* tried: matrices of keys and of queries */
     uint8_t *rows;
 } room_t;
 
@@ -331,10 +252,10 @@ static lode_status_t room_create(const calibration_t *c, room_t *room)
     size_t square = (size_t)c->dim * c->dim;
     *room = (room_t){
         .p = malloc(7 * square * sizeof(double)),
-        .plain = malloc(square * sizeof(float)),
+        .tried = malloc(2 * square * sizeof(float)),
         .floats = malloc((size_t)JUDGED_KEYS * (c->dim + 1) * sizeof(float)),
         .rows = aligned_alloc(64, 2 * (JUDGED_KEYS / LODE_TILE + 1) * lode_landmark_tile_bytes(&c->spec, c->dim))};
-    if (!room->p || !room->plain || !room->floats || !room->rows)
+    if (!room->p || !room->tried || !room->floats || !room->rows)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory to calibrate");
     room->q = room->p + square;
     room->a = room->p + 2 * square;
@@ -346,38 +267,65 @@ static lode_status_t room_create(const calibration_t *c, room_t *room)
 static void room_free(room_t *room)
 {
     free(room->p);
-    free(room->plain);
+    free(room->tried);
     free(room->floats);
     free(room->rows);
+}
+
+/* w² = rms(q)/rms(k) a channel: the balance of the diagonals alone. */
+static void diagonal_balance(const room_t *room, uint32_t dim, double *keys, double *queries)
+{
+    memset(keys, 0, (size_t)dim * dim * sizeof *keys);
+    memset(queries, 0, (size_t)dim * dim * sizeof *queries);
+    for (size_t i = 0; i < (size_t)dim * dim; i += dim + 1) {
+        keys[i] = pow(room->q[i] / room->p[i], 0.25);
+        queries[i] = 1 / keys[i];
+    }
+}
+
+/* Keep the pair of matrices in room->a and room->b if scores have less error with it than with what is kept. */
+static bool try_pair(calibration_t *c, uint32_t layer, uint32_t head, room_t *room, double *least, double *error)
+{
+    size_t square = (size_t)c->dim * c->dim;
+    float *tried = room->tried;
+    store_with_hadamard(c, room->a, tried);
+    store_with_hadamard(c, room->b, tried + square);
+    *error = judge(c, seen_at(c, layer, head), tried, tried + square, room->floats, room->rows);
+    if (*error >= *least)
+        return false;
+    *least = *error;
+    memcpy(lode_transform_keys(c->transform, layer, head), tried, square * sizeof *tried);
+    memcpy(lode_transform_queries(c->transform, layer, head), tried + square, square * sizeof *tried);
+    return true;
 }
 
 static lode_status_t calibrate_head(calibration_t *c, uint32_t layer, uint32_t head, room_t *room)
 {
     const seen_t *s = seen_at(c, layer, head);
     uint32_t dim = c->dim;
-    float *keys = lode_transform_keys(c->transform, layer, head);
-    float *queries = lode_transform_queries(c->transform, layer, head);
-    covariance(s->keys, s->key_count, dim, room->p);
-    covariance(s->queries, s->query_count, dim, room->q);
-    LODE_TRY(balance(room->p, room->q, dim, room->work, room->a));
-    memcpy(room->b, room->a, (size_t)dim * dim * sizeof *room->b);
-    LODE_TRY(of_eigenvalues(room->b, (lapack_int)dim, -1));
-    store_with_hadamard(c, room->a, keys);
-    store_with_hadamard(c, room->b, queries);
-    identity(dim, room->p);
-    store_with_hadamard(c, room->p, room->plain);
-    double before = judge(c, s, room->plain, room->plain, room->floats, room->rows);
-    double after = judge(c, s, keys, queries, room->floats, room->rows);
-    bool better = after < before;
-    if (!better) {
-        memcpy(keys, room->plain, (size_t)dim * dim * sizeof *keys);
-        memcpy(queries, room->plain, (size_t)dim * dim * sizeof *queries);
-    }
-    c->balanced += better;
+    size_t square = (size_t)dim * dim;
+    double least = INFINITY, before, diagonal, after;
+    const char *kept = "hadamard";
+    lode_covariance(s->keys, s->key_count, dim, room->p);
+    lode_covariance(s->queries, s->query_count, dim, room->q);
+    lode_shrink(room->q, dim);
+    identity(dim, room->a);
+    identity(dim, room->b);
+    try_pair(c, layer, head, room, &least, &before);
+    diagonal_balance(room, dim, room->a, room->b);
+    if (try_pair(c, layer, head, room, &least, &diagonal))
+        kept = "diagonal";
+    LODE_TRY(lode_balance(room->p, room->q, dim, room->work, room->a));
+    memcpy(room->b, room->a, square * sizeof *room->b);
+    LODE_TRY(lode_matrix_power(room->b, dim, -1));
+    if (try_pair(c, layer, head, room, &least, &after))
+        kept = "balance";
+    c->balanced += strcmp(kept, "hadamard") != 0;
     c->error_before += before / (c->layers * c->heads);
-    c->error_after += (better ? after : before) / (c->layers * c->heads);
-    json_array_append_new(c->report, json_pack("{s:i s:i s:f s:f s:b}", "layer", (int)layer, "kv_head", (int)head,
-                                               "error_hadamard", before, "error_balance", after, "balanced", better));
+    c->error_after += least / (c->layers * c->heads);
+    json_array_append_new(c->report, json_pack("{s:i s:i s:f s:f s:f s:s}", "layer", (int)layer, "kv_head", (int)head,
+                                               "error_hadamard", before, "error_diagonal", diagonal, "error_balance",
+                                               after, "kept", kept));
     return LODE_OK;
 }
 

@@ -257,6 +257,17 @@ lode_head_kind_t lode_generator_head_kind(lode_generator_h g, uint32_t kv_head)
     return one_of(before, g->params.needles) ? LODE_HEAD_NEEDLE : LODE_HEAD_FACTS;
 }
 
+/* A fact of the model kind is a token that stands out, and no sink: those have no content to look up. */
+static uint64_t model_fact(const struct lode_generator *g, uint32_t layer, uint64_t position)
+{
+    uint32_t block = lode_generator_block_at(g, position);
+    uint64_t start = g->starts[block], end = g->starts[block + 1], sinks = (uint64_t)g->params.sinks;
+    uint64_t token = lode_model_salient(g, block, layer, position - start);
+    if (start + token >= end)
+        token = position - start;
+    return token < sinks && start + sinks < end ? start + sinks : start + token;
+}
+
 uint32_t lode_generator_facts(lode_generator_h g, uint32_t layer, uint64_t number, uint32_t query_head,
                               uint64_t *positions)
 {
@@ -268,10 +279,8 @@ uint32_t lode_generator_facts(lode_generator_h g, uint32_t layer, uint64_t numbe
         uint64_t since = (number + f * hold / facts) / hold; /* they change one after another */
         positions[f] =
             begin + lode_generator_key(g, FOR_FACT, since, lode_generator_lane(layer, query_head), f) % (end - begin);
-        uint64_t start = g->starts[lode_generator_block_at(g, positions[f])];
-        if (g->params.kind == LODE_GENERATOR_MODEL && positions[f] < start + (uint64_t)g->params.sinks &&
-            start + (uint64_t)g->params.sinks < end)
-            positions[f] = start + (uint64_t)g->params.sinks; /* sinks have no content to look up */
+        if (g->params.kind == LODE_GENERATOR_MODEL)
+            positions[f] = model_fact(g, layer, positions[f]);
     }
     return facts;
 }

@@ -62,6 +62,8 @@ typedef struct lode_generator_params {
     double rings;       /**< rotary pairs of middling speed with a mean of their own */
     double match;       /**< metric of queries: 1 that of keys, 0 flat, −1 whitening */
     double query_mean;  /**< standard deviation over channels of a query head's mean */
+    double salient;     /**< one token in so many stands out from its neighbours, and facts are such tokens; 0: none */
+    double spikes;      /**< share of a salient token's content that lies in a sixteenth of its channels */
     double sinks;       /**< tokens at the start of each block that are sinks */
     double sink_share;  /**< of a broad head's mass that the first one takes */
     double tail;        /**< standard deviation of a broad head's logits */

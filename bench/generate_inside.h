@@ -20,7 +20,8 @@ enum {
     FOR_SCALE,
     FOR_LATENT,
     FOR_WEIGHT,
-    FOR_DRIFT
+    FOR_DRIFT,
+    FOR_SALIENT
 };
 
 struct lode_generator {
@@ -74,6 +75,8 @@ void lode_generator_value(const struct lode_generator *g, uint32_t block, uint32
 void lode_model_fill(struct lode_generator *g);
 /** Mean key of a head, before rotation. */
 void lode_model_mean(const struct lode_generator *g, uint32_t layer, uint32_t head, float *mean);
+/** The token that stands out in the run that a token of a block is of, or the token itself where none does. */
+uint64_t lode_model_salient(const struct lode_generator *g, uint32_t block, uint32_t layer, uint64_t token);
 void lode_model_tokens(const struct lode_generator *g, uint32_t block, uint32_t layer, uint64_t first, uint64_t n,
                        float *k, float *v);
 void lode_model_query(lode_generator_h g, uint32_t layer, uint64_t number, float *q);

@@ -21,7 +21,7 @@ typedef struct knob {
 
 static const knob_t knobs[] = {
     {"facts", KNOB(facts), 0, 0, 0, LODE_FACTS_MAX, true, "tokens that a query of a facts head looks up; 0: D/32"},
-    {"needles", KNOB(needles), 0, 0.25, 0, 1, false, "share of the sharp heads that look up one token"},
+    {"needles", KNOB(needles), 0, 0.25, 0, 1, false, "share of the sharp heads that look up one thing"},
     {"noise", KNOB(query_noise), 0.3, 0.5, 0, 100, false, "standard deviation of a query channel's noise"},
     {"outliers", KNOB(outliers), 4, 4, 0, 16, true, "large channels of a head's mean key"},
     {"rank", KNOB(rank), 0, 0, 0, LODE_MAX_DIM, true, "plain: dimensions of a head's topics; 0: D/4"},
@@ -34,6 +34,9 @@ static const knob_t knobs[] = {
     {"rings", KNOB(rings), 0, 4, 0, 16, true, "model: rotary pairs of middling speed with a mean of their own"},
     {"match", KNOB(match), 0, 0, -1, 1, false, "model: metric of queries: 1 that of keys, 0 flat, -1 whitening"},
     {"query-mean", KNOB(query_mean), 0, 1, 0, 100, false, "model: deviation over channels of a query head's mean"},
+    {"salient", KNOB(salient), 0, 32, 0, 65536, true,
+     "model: one token in so many stands out; facts are such; 0: none"},
+    {"spikes", KNOB(spikes), 0, 0.7, 0, 1, false, "model: share of a salient token's content in few channels"},
     {"sinks", KNOB(sinks), 0, 4, 0, 6, true, "model: first tokens of a block that are sinks"},
     {"sink-share", KNOB(sink_share), 0, 0.3, 0.001, 0.999, false, "model: of a broad head's mass in the first sink"},
     {"tail", KNOB(tail), 0, 2, 0.01, 10, false, "model: standard deviation of a broad head's logits"},

@@ -136,6 +136,14 @@ static void turn(const struct lode_generator *g, uint32_t layer, uint32_t head, 
         flip(signs, 1, x, dim);
 }
 
+/* What the tokens of a run have in common, unit variance a coordinate. */
+static void run_latent(const struct lode_generator *g, uint32_t block, uint32_t layer, uint64_t token, float weight,
+                       float *z)
+{
+    lode_generator_noise(g, lode_generator_key(g, FOR_RUN, block, layer, token / LONG_RUN), weight, z,
+                         g->params.geometry.head_dim);
+}
+
 /* The latent of a token, unit variance a coordinate: shares of the runs that it stands in, and its own. */
 static void latent(const struct lode_generator *g, uint32_t block, uint32_t layer, uint64_t token, float *z)
 {
@@ -145,7 +153,7 @@ static void latent(const struct lode_generator *g, uint32_t block, uint32_t laye
     memset(z, 0, dim * sizeof *z);
     lode_generator_noise(g, lode_generator_key(g, FOR_LATENT, block, layer, token),
                          (float)sqrt(1 - g->params.neighbour), z, dim);
-    lode_generator_noise(g, run, shared, z, dim);
+    run_latent(g, block, layer, token, shared, z);
     lode_generator_noise(g, lode_mix(run, 1 + token / SHORT_RUN), shared, z, dim);
 }
 
@@ -158,10 +166,31 @@ static void wander(const struct lode_generator *g, uint64_t key, uint64_t at, ui
     lode_generator_noise(g, lode_mix(key, at / run + 1), weight * (float)sin(angle), x, dim);
 }
 
+uint64_t lode_model_salient(const struct lode_generator *g, uint32_t block, uint32_t layer, uint64_t token)
+{
+    uint64_t period = (uint64_t)g->params.salient;
+    if (period == 0)
+        return token;
+    return token / period * period + lode_generator_key(g, FOR_SALIENT, block, layer, token / period) % period;
+}
+
+/* Part of a content, unit variance a channel, goes to a few channels. */
+static void add_spikes(const struct lode_generator *g, uint64_t key, float *row)
+{
+    uint32_t dim = g->params.geometry.head_dim, count = dim / 16;
+    float rest = (float)sqrt(1 - g->params.spikes), size = (float)sqrt(g->params.spikes * 16);
+    for (uint32_t i = 0; i < dim; i++)
+        row[i] *= rest;
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t h = lode_mix(key, i);
+        row[h % dim] += h >> 63 ? size : -size;
+    }
+}
+
 /* The latent and what is the head's own, put together in a metric: `power` 1 is that of keys, the spread of channels
  * and of the spectrum raised to it; the trend over rotary pairs stays. */
-static void compose(const struct lode_generator *g, uint32_t layer, uint32_t head, const float *z, uint64_t own_key,
-                    float power, float *row)
+static void compose(const struct lode_generator *g, uint32_t layer, uint32_t head, const float *z, uint64_t own,
+                    bool salient, float power, float *row)
 {
     uint32_t dim = g->params.geometry.head_dim;
     const float *scale = g->scale + row_of(g, layer, head) * dim;
@@ -172,7 +201,9 @@ static void compose(const struct lode_generator *g, uint32_t layer, uint32_t hea
     float low = (float)sqrt(1 - g->params.residual);
     for (uint32_t i = 0; i < dim; i++)
         row[i] *= low;
-    lode_generator_noise(g, own_key, (float)sqrt(g->params.residual), row, dim);
+    lode_generator_noise(g, own, (float)sqrt(g->params.residual), row, dim);
+    if (salient)
+        add_spikes(g, lode_mix(own, 1), row);
     for (uint32_t i = 0; i < dim; i++)
         row[i] *= keys ? scale[i] : g->trend[i] * powf(scale[i] / g->trend[i], power);
 }
@@ -195,11 +226,11 @@ static void make_sink(const float *mean, uint32_t dim, uint64_t token, float *k,
 }
 
 static void make_token(const struct lode_generator *g, uint32_t block, uint32_t layer, uint32_t head, uint64_t token,
-                       const float *z, float *k, float *v)
+                       const float *z, bool salient, float *k, float *v)
 {
     uint32_t dim = g->params.geometry.head_dim;
     size_t row = row_of(g, layer, head) * dim;
-    compose(g, layer, head, z, own_key(g, block, layer, head, token), 1, k);
+    compose(g, layer, head, z, own_key(g, block, layer, head, token), salient, 1, k);
     lode_generator_value(g, block, layer, head, token, v);
     for (uint32_t i = 0; i < dim; i++)
         v[i] += g->mean[1][row + i];
@@ -221,8 +252,9 @@ void lode_model_tokens(const struct lode_generator *g, uint32_t block, uint32_t 
         latent(g, block, layer, first + t, z);
         if (block >= g->params.blocks)
             wander(g, drift, first + t, WRITTEN_RUN, (float)g->params.drift, z);
+        bool salient = g->params.salient > 0 && lode_model_salient(g, block, layer, first + t) == first + t;
         for (uint32_t head = 0; head < heads; head++, k += dim, v += dim) {
-            make_token(g, block, layer, head, first + t, z, k, v);
+            make_token(g, block, layer, head, first + t, z, salient, k, v);
             lode_generator_rotate(k, dim, cosine, sine);
             for (uint32_t i = 0; i < dim; i++) {
                 k[i] = to_bf16(k[i]);
@@ -251,23 +283,53 @@ static double dot(const float *a, const float *b, uint32_t n)
     return sum;
 }
 
-/* q += a query that gives the fact's content a logit of FACT_LEAD + log of the tokens, rotated to where it stands. */
-static void ask_fact(const asker_t *a, uint64_t position, float *q)
+/* q += row, in the query head's own metric, rotated to a position and of such strength that content, times a share, has
+ * the logit FACT_LEAD + log of the tokens. */
+static void ask_content(const asker_t *a, uint64_t position, const float *content, double share, float *row, float *q)
 {
-    const struct lode_generator *g = a->g;
-    float z[LODE_MAX_DIM], content[LODE_MAX_DIM], row[LODE_MAX_DIM], cosine[LODE_MAX_DIM / 2], sine[LODE_MAX_DIM / 2];
-    uint32_t block = lode_generator_block_at(g, position);
-    uint64_t token = position - g->starts[block], own = own_key(g, block, a->layer, a->kv_head, token);
-    latent(g, block, a->layer, token, z);
-    compose(g, a->layer, a->kv_head, z, own, 1, content);
-    compose(g, a->layer, a->kv_head, z, own, (float)g->params.match, row);
+    float cosine[LODE_MAX_DIM / 2], sine[LODE_MAX_DIM / 2];
     for (uint32_t i = 0; i < a->dim; i++)
         row[i] *= a->weight[i];
-    double factor = (FACT_LEAD + a->log_tokens) * sqrt(a->dim) / dot(row, content, a->dim);
-    lode_generator_angles(g, (int64_t)position, cosine, sine);
+    double factor = (FACT_LEAD + a->log_tokens) * sqrt(a->dim) / (share * dot(row, content, a->dim));
+    lode_generator_angles(a->g, (int64_t)position, cosine, sine);
     lode_generator_rotate(row, a->dim, cosine, sine);
     for (uint32_t i = 0; i < a->dim; i++)
         q[i] += (float)factor * row[i];
+}
+
+/* A passage: what the tokens of a long run have in common, so that on average they have a fact's logit. */
+static void ask_passage(const asker_t *a, uint64_t position, float *q)
+{
+    const struct lode_generator *g = a->g;
+    const float *scale = g->scale + row_of(g, a->layer, a->kv_head) * a->dim;
+    float z[LODE_MAX_DIM] = {0}, content[LODE_MAX_DIM], row[LODE_MAX_DIM];
+    uint32_t block = lode_generator_block_at(g, position);
+    run_latent(g, block, a->layer, position - g->starts[block], 1, z);
+    for (uint32_t i = 0; i < a->dim; i++) {
+        content[i] = z[i] * g->spectrum[i];
+        row[i] = z[i] * powf(g->spectrum[i], (float)g->params.match);
+    }
+    turn(g, a->layer, a->kv_head, false, content);
+    turn(g, a->layer, a->kv_head, false, row);
+    for (uint32_t i = 0; i < a->dim; i++) {
+        content[i] *= scale[i];
+        row[i] *= g->trend[i] * powf(scale[i] / g->trend[i], (float)g->params.match);
+    }
+    ask_content(a, position, content, sqrt((1 - g->params.residual) * g->params.neighbour / 2), row, q);
+}
+
+/* A token's content. */
+static void ask_fact(const asker_t *a, uint64_t position, float *q)
+{
+    const struct lode_generator *g = a->g;
+    float z[LODE_MAX_DIM], content[LODE_MAX_DIM], row[LODE_MAX_DIM];
+    uint32_t block = lode_generator_block_at(g, position);
+    uint64_t token = position - g->starts[block], own = own_key(g, block, a->layer, a->kv_head, token);
+    latent(g, block, a->layer, token, z);
+    bool salient = g->params.salient > 0 && lode_model_salient(g, block, a->layer, token) == token;
+    compose(g, a->layer, a->kv_head, z, own, salient, 1, content);
+    compose(g, a->layer, a->kv_head, z, own, salient, (float)g->params.match, row);
+    ask_content(a, position, content, 1, row, q);
 }
 
 /* Standard deviation of the logits that q gives to contents of keys. */
@@ -293,7 +355,7 @@ static void ask_topic(const asker_t *a, float *q)
     float z[LODE_MAX_DIM] = {0}, row[LODE_MAX_DIM];
     wander(g, key, a->number, TOPIC_RUN, 1, z);
     lode_generator_noise(g, lode_mix(lode_mix(key, 1), a->number), 0.5f, z, a->dim);
-    compose(g, a->layer, a->kv_head, z, lode_mix(lode_mix(key, 2), a->number), (float)g->params.match, row);
+    compose(g, a->layer, a->kv_head, z, lode_mix(lode_mix(key, 2), a->number), false, (float)g->params.match, row);
     for (uint32_t i = 0; i < a->dim; i++)
         row[i] *= a->weight[i];
     double longer = exp(0.25 * g->normal[lode_mix(key, 3) % LODE_QUANTILES]);
@@ -335,8 +397,10 @@ static void ask(const asker_t *a, float *q)
     memset(q, 0, a->dim * sizeof *q);
     if (lode_generator_sharp(g, a->kv_head)) {
         uint32_t facts = lode_generator_facts(g, a->layer, a->number, a->head, positions);
+        bool passage = lode_generator_head_kind(g, a->kv_head) == LODE_HEAD_NEEDLE && g->params.neighbour > 0 &&
+                       g->params.residual < 1;
         for (uint32_t f = 0; f < facts; f++)
-            ask_fact(a, positions[f], q);
+            (passage ? ask_passage : ask_fact)(a, positions[f], q);
     } else {
         ask_topic(a, q);
     }

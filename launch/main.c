@@ -19,6 +19,7 @@ static const command_t bench_commands[] = {
     {"step", lode_bench_step, NULL, "attention steps over a context that all ranks hold: time, bytes, accuracy"},
     {"fetch", lode_bench_fetch, NULL, "fetching alone, beside its floor and its rivals"},
     {"kernels", lode_bench_kernels, NULL, "this machine's arithmetic, kernel by kernel, beside its floors"},
+    {"landmarks", lode_bench_landmarks, NULL, "kinds of landmarks by the softmax mass that they find"},
     {NULL},
 };
 

@@ -88,33 +88,59 @@ Test(model, sinks_take_their_share)
     lode_generator_destroy(&g);
 }
 
-/* The facts are among the greatest logits; a needle head has one. */
+/* The facts are among the greatest logits; the greatest of a needle head are of its passage. */
 Test(model, sharp_queries_find_their_facts)
 {
     lode_generator_h g = make("model,needles=0.5");
-    uint32_t needles = 0, facts = 0, above = 0, of = 0;
+    uint32_t of[LODE_HEAD_KINDS] = {0}, found[LODE_HEAD_KINDS] = {0};
     lode_generator_tokens(g, 0, 0, 0, TOKENS, k, v);
     lode_generator_query(g, 0, 4, q);
     for (uint32_t h = 0; h < HEADS * GROUP; h++) {
-        uint64_t positions[LODE_FACTS_MAX];
+        uint64_t positions[LODE_FACTS_MAX], best = 8;
         lode_head_kind_t kind = lode_generator_head_kind(g, h / GROUP);
+        const float *x = q + h * DIM;
         if (kind == LODE_HEAD_BROAD)
             continue;
         uint32_t n = lode_generator_facts(g, 0, 4, h, positions);
         cr_assert(eq(u32, n, kind == LODE_HEAD_NEEDLE ? 1 : DIM / 32));
-        needles += kind == LODE_HEAD_NEEDLE;
-        facts += kind == LODE_HEAD_FACTS;
+        for (uint64_t t = 8; t < TOKENS; t++)
+            best = dot(x, key_at(t, h / GROUP), DIM) > dot(x, key_at(best, h / GROUP), DIM) ? t : best;
         for (uint32_t f = 0; f < n; f++) {
-            const float *x = q + h * DIM;
-            double fact = dot(x, key_at(positions[f], h / GROUP), DIM);
             uint32_t better = 0;
-            for (uint64_t t = 0; t < TOKENS; t++)
-                better += dot(x, key_at(t, h / GROUP), DIM) > fact;
-            above += better < TOKENS / 100;
-            of++;
+            for (uint64_t t = 8; t < TOKENS; t++)
+                better += dot(x, key_at(t, h / GROUP), DIM) > dot(x, key_at(positions[f], h / GROUP), DIM);
+            found[kind] += kind == LODE_HEAD_NEEDLE ? best / 32 == positions[f] / 32 : better < TOKENS / 100;
+            of[kind]++;
         }
     }
-    cr_assert(needles > 0 && facts > 0 && above >= of * 9 / 10, "%u of %u facts in the first hundredth", above, of);
+    for (int kind = LODE_HEAD_FACTS; kind <= LODE_HEAD_NEEDLE; kind++)
+        cr_assert(of[kind] > 0 && found[kind] >= of[kind] * 9 / 10, "%s: %u of %u", lode_head_kind_names[kind],
+                  found[kind], of[kind]);
+    lode_generator_destroy(&g);
+}
+
+/* Facts are tokens that stand out from the means of their pages, where most of their channels do not. */
+Test(model, facts_stand_out)
+{
+    lode_generator_h g = make("model");
+    uint64_t positions[LODE_FACTS_MAX];
+    uint32_t sharp = 0, n;
+    double facts = 0, others = 0;
+    while (lode_generator_head_kind(g, sharp) != LODE_HEAD_FACTS)
+        sharp++;
+    lode_generator_tokens(g, 0, 0, 0, TOKENS, k, v);
+    for (uint64_t number = 0; number < 64; number += 4) {
+        n = lode_generator_facts(g, 0, number, sharp * GROUP, positions);
+        for (uint32_t f = 0; f < n; f++)
+            for (int which = 0; which < 2; which++) {
+                uint64_t t = which ? positions[f] ^ 1 : positions[f];
+                float far = 0; /* from a token of the same page */
+                for (uint32_t i = 0; i < DIM; i++)
+                    far = fmaxf(far, fabsf(key_at(t, sharp)[i] - key_at(t ^ 2, sharp)[i]));
+                *(which ? &others : &facts) += far;
+            }
+    }
+    cr_assert(facts > 1.08 * others, "%.1f and %.1f", facts, others);
     lode_generator_destroy(&g);
 }
 
