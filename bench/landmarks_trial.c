@@ -28,6 +28,8 @@ const lode_contestant_t lode_contestants[] = {
     {"1 bit, then 2 bit over 2 budgets", LODE_FORM_RERANK, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 1, 1, 2, 2},
     {"1 bit, then 4 bit over 2 budgets", LODE_FORM_RERANK, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 1, 1, 4, 2},
     {"2 bit, then 4 bit over 2 budgets", LODE_FORM_RERANK, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 2, 1, 4, 2},
+    {"2 bit as 4 of half the axes", LODE_FORM_HALF, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 2, 1, 0, 0},
+    {"1 bit as 2 of half the axes", LODE_FORM_HALF, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 1, 1, 0, 0},
     {"2 bit by axis, balance", LODE_FORM_MIXED, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 2, 1, 0, 0},
     {"1 bit by axis, balance", LODE_FORM_MIXED, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 1, 1, 0, 0},
     {"2 bit, centred before rotation", LODE_FORM_UNIFORM, LODE_CENTRE_ROTARY, LODE_TURN_HADAMARD, 2, 1, 0, 0},
@@ -43,7 +45,7 @@ const lode_contestant_t lode_contestants[] = {
 static bool turned(const lode_contestant_t *c)
 {
     return c->form == LODE_FORM_UNIFORM || c->form == LODE_FORM_HIGGS || c->form == LODE_FORM_MIXED ||
-           c->form == LODE_FORM_RERANK;
+           c->form == LODE_FORM_RERANK || c->form == LODE_FORM_HALF;
 }
 
 double lode_contestant_bytes(const lode_contestant_t *c, uint32_t dim)
@@ -312,6 +314,7 @@ static void add_centre(const bench_t *b, uint32_t query, float *scores)
 
 static lode_landmark_spec_t spec_of(const lode_contestant_t *c, uint32_t bits)
 {
+    bits *= c->form == LODE_FORM_HALF ? 2 : 1;
     return (lode_landmark_spec_t){c->form == LODE_FORM_HIGGS ? LODE_LANDMARK_HIGGS : LODE_LANDMARK_UNIFORM, bits, 1,
                                   c->centre == LODE_CENTRE_BLOCK};
 }
@@ -341,6 +344,41 @@ static void score_codes(bench_t *b, const lode_landmark_spec_t *spec, const uint
     }
     t->ops->landmark_score(spec, t->dim, tiles, t->tokens, prepared, t->group, scores, t->tokens, b->scratch);
     add_centre(b, query, scores);
+}
+
+/* The larger half of the axes of n rows, Hadamard-transformed, as rows of half the length. */
+static void take_half(const bench_t *b, const float *x, uint64_t n, float *out)
+{
+    uint32_t dim = b->t->dim, half = dim / 2;
+    for (uint64_t i = 0; i < n; i++) {
+        memcpy(out + i * half, x + i * dim + half, half * sizeof *out);
+        b->t->ops->hadamard(out + i * half, 1, half);
+    }
+}
+
+static void encode_half(bench_t *b, const lode_landmark_spec_t *spec)
+{
+    const lode_trial_t *t = b->t;
+    take_half(b, b->projected, t->tokens, b->moved);
+    memset(b->tiles[0], 0, (t->tokens / LODE_TILE + 1) * lode_landmark_tile_bytes(spec, t->dim / 2));
+    t->ops->landmark_quantise(spec, t->dim / 2, b->moved, t->tokens, b->rows);
+    t->ops->landmark_place(spec, t->dim / 2, b->rows, t->tokens, b->tiles[0], 0);
+}
+
+static void score_half(bench_t *b, const lode_landmark_spec_t *spec, uint32_t query, float *scores)
+{
+    const lode_trial_t *t = b->t;
+    lode_landmark_query_t prepared[LODE_MAX_GROUP];
+    _Alignas(64) float x[LODE_MAX_DIM], taken[LODE_MAX_DIM];
+    for (uint32_t g = 0; g < t->group; g++) {
+        float bias = 0;
+        memcpy(x, query_at(t, query, g), t->dim * sizeof *x);
+        t->ops->dot_rows(b->mean, x, 1, t->dim, &bias);
+        turn_rows(b, true, x, 1);
+        take_half(b, x, 1, taken);
+        t->ops->query_prepare(spec, t->dim / 2, taken, bias, &prepared[g]);
+    }
+    t->ops->landmark_score(spec, t->dim / 2, b->tiles[0], t->tokens, prepared, t->group, scores, t->tokens, b->scratch);
 }
 
 /* Bits of each axis, `average` on average: the next bit goes where it takes most of the scores' error away. An axis's
@@ -471,6 +509,8 @@ static lode_status_t make(bench_t *b, const lode_contestant_t *c)
         encode(b, &first, b->tiles[0]);
     if (c->form == LODE_FORM_RERANK)
         encode(b, &second, b->tiles[1]);
+    if (c->form == LODE_FORM_HALF)
+        encode_half(b, &first);
     if (c->form == LODE_FORM_MIXED)
         quantise_mixed(b, c->bits);
     if (c->form == LODE_FORM_MEANS || c->form == LODE_FORM_BOX || c->form == LODE_FORM_CUBOID)
@@ -486,6 +526,8 @@ static void score(bench_t *b, const lode_contestant_t *c, uint32_t query, float 
         memcpy(scores, b->exact + (size_t)query * t->group * t->tokens, t->group * t->tokens * sizeof *scores);
     else if (c->form == LODE_FORM_MIXED)
         score_floats(b, query, scores);
+    else if (c->form == LODE_FORM_HALF)
+        score_half(b, &first, query, scores);
     else if (turned(c))
         score_codes(b, &first, b->tiles[0], query, scores);
     else
@@ -612,7 +654,7 @@ lode_status_t lode_trial_run(const lode_trial_t *trial, lode_found_t *found)
     lode_status_t status = LODE_OK;
     find_truth(&b);
     for (const lode_contestant_t *c = lode_contestants; c->name && status == LODE_OK; c++) {
-        if (!(trial->wanted >> (c - lode_contestants) & 1))
+        if (!(trial->wanted >> (c - lode_contestants) & 1) || (c->form == LODE_FORM_HALF && trial->dim < 128))
             continue;
         status = make(&b, c);
         for (uint32_t query = 0; query < trial->queries && status == LODE_OK; query++)
