@@ -9,7 +9,7 @@
 /** What is added to a covariance, as a share of its mean diagonal: directions that were never seen may still be asked.
  */
 #define RIDGE 0.01
-#define SHRINK 0.3
+#define SHRINK 0.5
 
 void lode_outer_add(double *sum, const float *x, uint32_t dim)
 {

@@ -17,7 +17,7 @@ void lode_outer_add(double *sum, const float *x, uint32_t dim);
 void lode_covariance(const double *sum, uint64_t count, uint32_t n, double *out);
 /**
  * What is off the diagonal, less the share that few and kindred queries make up: measured on generated queries
- * (docs/decisions.md), a third is better than nothing and than all.
+ * (docs/decisions.md), half is better than nothing and than all.
  */
 void lode_shrink(double *x, uint32_t n);
 /** x to a power by its eigenvalues, of which none is taken for less than a millionth of the greatest. */
