@@ -53,8 +53,8 @@ const lode_option_t lode_library_options[] = {
      "ms that a client looks for a living rank when its own is lost"},
     {"hung", "700", LODE_OPTION_COUNT, NULL, 10, 3600000, "ms without a sign of life until a client leaves a rank"},
     {"mailbox", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0, "steps of a client through memory shared with its rank"},
-    {"kernels", "auto", LODE_OPTION_CHOICE, "auto|scalar|avx2|avx512", 0, 0,
-     "instruction set of the arithmetic; auto: the best that the processor has"},
+    {"kernels", "auto", LODE_OPTION_TEXT, NULL, 0, 0,
+     "instruction set of the arithmetic, as lodemark info lists them; auto: the best that the processor has"},
     {NULL},
 };
 

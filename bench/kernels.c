@@ -8,7 +8,8 @@
 #include "bench/options.h"
 
 static const lode_option_t kernel_options[] = {
-    {"level", "all", LODE_OPTION_CHOICE, "all|scalar|avx2|avx512", 0, 0, "instruction set; all: avx512, then avx2"},
+    {"level", "all", LODE_OPTION_TEXT, NULL, 0, 0,
+     "instruction set, as lodemark info lists them; all: the best if it is above avx512, avx512, avx2"},
     {"only", "all", LODE_OPTION_CHOICE, "all|scan|topk|gather|attend|plain|step", 0, 0, "subject to measure"},
     {"threads", "2", LODE_OPTION_COUNT, NULL, 1, LODE_POOL_THREADS,
      "threads of the rows that compare with one; at most the cores there are"},
@@ -107,6 +108,12 @@ static lode_status_t run(lode_kernels_bench_t *b)
         LODE_TRY(lode_job_check_output(json));
     LODE_TRY(create_memory(b));
     LODE_TRY(lode_pool_create(b->threads, &b->pool));
+    const lode_ops_t *best;
+    LODE_TRY(lode_ops_get("auto", &best));
+    bool above =
+        strcmp(best->level, "scalar") != 0 && strcmp(best->level, "avx2") != 0 && strcmp(best->level, "avx512") != 0;
+    if (all && above)
+        LODE_TRY(run_level(b, best->level, true));
     LODE_TRY(run_level(b, all ? "avx512" : level, !all));
     if (all)
         LODE_TRY(run_level(b, "avx2", false));

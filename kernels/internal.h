@@ -18,10 +18,16 @@
 
 #define LODE_LANES 16
 
-/* Fillers, in the order in which they are called; each overwrites what it does better. */
+/** An instruction set: its filler overwrites what it does better than the level before it. */
+typedef struct lode_level {
+    const char *name;
+    void (*fill)(lode_ops_t *ops);
+    bool (*usable)(void); /**< here, given that the level before is */
+} lode_level_t;
+
 void lode_scalar_fill(lode_ops_t *ops);
-void lode_avx2_fill(lode_ops_t *ops);
-void lode_avx512_fill(lode_ops_t *ops);
+/** The levels of the processor family that was compiled for, above scalar, the last one's name NULL. */
+extern const lode_level_t lode_machine_levels[];
 
 /* Parts of the AVX2 level that AVX-512 uses too. */
 uint32_t lode_sse42_crc32c(uint32_t seed, const void *data, size_t bytes);

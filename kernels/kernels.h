@@ -3,7 +3,7 @@
  * @file kernels.h
  * @brief Pure arithmetic on the caller's buffers: one table of operations, filled by instruction set.
  *
- * scalar/ fills the whole table and is the reference; avx2/ and then avx512/ overwrite what they do
+ * scalar/ fills the whole table and is the reference; avx2/, then avx512/ and those above overwrite what they do
  * better. Nothing here allocates, locks, logs or knows of blocks and ranks. Input pointers need no
  * alignment beyond their element's unless a function says so; n = 0 is always legal.
  *
@@ -84,7 +84,7 @@ typedef struct lode_notes {
 #define LODE_NOTES_SLACK 16 /* whole vectors are stored */
 
 typedef struct lode_ops {
-    const char *level; /**< "scalar", "avx2", "avx512" */
+    const char *level; /**< "scalar", "avx2", "avx512", … */
 
     /** Convert n elements of dtype to float, and back (round to nearest even). */
     void (*widen)(lode_dtype_t dtype, const void *src, float *dst, size_t n);
@@ -169,7 +169,8 @@ typedef struct lode_ops {
 } lode_ops_t;
 
 /**
- * The table for this machine, filled once. @p level: "auto", "scalar", "avx2" or "avx512".
+ * The table for this machine, filled once. @p level: "auto", "scalar", "avx2", "avx512", "avx512vnni", "avx512vbmi" or
+ * "amx".
  * @return ::LODE_ERR_INVALID (unknown level), ::LODE_ERR_UNSUPPORTED (not compiled in, or not on this CPU).
  */
 lode_status_t lode_ops_get(const char *level, const lode_ops_t **ops);
@@ -195,7 +196,7 @@ typedef struct lode_backend {
     const char *name;
     bool compiled, usable;
 } lode_backend_t;
-/** The i-th backend (scalar, avx2, avx512, cuda); false past the last. */
+/** The i-th backend: scalar, those of the processor family from the least to the greatest, cuda; false past the last. */
 bool lode_backend_query(uint32_t i, lode_backend_t *backend);
 
 /** Inverse frequencies of the rotary embedding: freq (head_dim/2), radians a position. */

@@ -2,60 +2,30 @@
 #include <pthread.h>
 
 #include "kernels/internal.h"
-#ifdef LODEMARK_X86
-#include <cpuid.h>
-#endif
 
-enum { SCALAR, AVX2, AVX512, LEVELS };
+enum { MOST_LEVELS = 8 };
 
-static const char *const names[LEVELS] = {"scalar", "avx2", "avx512"};
-static lode_ops_t tables[LEVELS];
-static bool compiled[LEVELS], usable[LEVELS];
+/* All names there are, on any machine: those that this build lacks are unsupported, not unknown. */
+static const char *const elsewhere[] = {"avx2", "avx512", "avx512vnni", "avx512vbmi", "amx"};
 
-#ifdef LODEMARK_X86
-/* Which register files the operating system saves: 6 is SSE and AVX, 0xe6 adds the three parts of AVX-512. */
-static uint32_t saved_registers(void)
-{
-    uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-        return 0;
-    uint32_t low, high;
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return low;
-}
+static lode_ops_t tables[MOST_LEVELS];
+static bool usable[MOST_LEVELS];
+static int levels;
 
-static void detect(void)
-{
-    uint32_t a, b, c = 0, d;
-    uint32_t saved = saved_registers();
-    __builtin_cpu_init();
-    bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) && (c & bit_PCLMUL);
-    compiled[AVX2] = compiled[AVX512] = true;
-    usable[AVX2] = (saved & 6) == 6 && has_f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                   __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt") &&
-                   __builtin_cpu_supports("bmi2");
-    usable[AVX512] = usable[AVX2] && (saved & 0xe6) == 0xe6 && __builtin_cpu_supports("avx512f") &&
-                     __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                     __builtin_cpu_supports("avx512vl");
-}
-#else
-static void detect(void) {}
-#endif
-
+/* A level has all of the one below it, and is usable only if that one is. */
 static void fill(void)
 {
     lode_higgs_prepare();
-    compiled[SCALAR] = usable[SCALAR] = true;
-    detect();
-    for (int level = 0; level < LEVELS; level++)
-        lode_scalar_fill(&tables[level]);
-#ifdef LODEMARK_X86
-    lode_avx2_fill(&tables[AVX2]);
-    lode_avx2_fill(&tables[AVX512]);
-    lode_avx512_fill(&tables[AVX512]);
-#endif
-    for (int level = 0; level < LEVELS; level++)
-        tables[level].level = names[level];
+    lode_scalar_fill(&tables[0]);
+    tables[0].level = "scalar";
+    usable[0] = true;
+    levels = 1;
+    for (const lode_level_t *level = lode_machine_levels; level->name && levels < MOST_LEVELS; level++, levels++) {
+        tables[levels] = tables[levels - 1];
+        level->fill(&tables[levels]);
+        tables[levels].level = level->name;
+        usable[levels] = usable[levels - 1] && level->usable();
+    }
 }
 
 static void prepare(void)
@@ -64,18 +34,26 @@ static void prepare(void)
     pthread_once(&once, fill);
 }
 
+static bool known_elsewhere(const char *name)
+{
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if (strcmp(name, elsewhere[i]) == 0)
+            return true;
+    return false;
+}
+
 lode_status_t lode_ops_get(const char *level, const lode_ops_t **ops)
 {
     prepare();
-    int chosen = LEVELS - 1;
+    int chosen = levels - 1;
     if (strcmp(level, "auto") == 0) {
         while (!usable[chosen])
             chosen--;
     } else {
-        while (chosen >= 0 && strcmp(level, names[chosen]) != 0)
+        while (chosen >= 0 && strcmp(level, tables[chosen].level) != 0)
             chosen--;
         if (chosen < 0)
-            return LODE_ERR_INVALID;
+            return known_elsewhere(level) ? LODE_ERR_UNSUPPORTED : LODE_ERR_INVALID;
         if (!usable[chosen])
             return LODE_ERR_UNSUPPORTED;
     }
@@ -86,9 +64,9 @@ lode_status_t lode_ops_get(const char *level, const lode_ops_t **ops)
 bool lode_backend_query(uint32_t i, lode_backend_t *backend)
 {
     prepare();
-    if (i < LEVELS)
-        *backend = (lode_backend_t){names[i], compiled[i], usable[i]};
-    else if (i == LEVELS)
+    if (i < (uint32_t)levels)
+        *backend = (lode_backend_t){tables[i].level, true, usable[i]};
+    else if (i == (uint32_t)levels)
         *backend = (lode_backend_t){"cuda", false, false};
     else
         return false;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kernels/avx512/avx512.h"
+#include "kernels/machine_x86.h"
 
 void lode_avx512_fill(lode_ops_t *ops)
 {

@@ -4,45 +4,7 @@
  * nothing is added across. Both halves of a tile go together, so that a query word is loaded once for 32
  * landmarks; queries go in parts of up to four, as many sums as registers hold.
  */
-#include "kernels/avx512/avx512.h"
-
-typedef struct scan {
-    uint32_t dim, words; /* of a row */
-    size_t tile_bytes, code_bytes;
-    const uint8_t *tiles;
-    size_t n, stride;
-} scan_t;
-
-/* Scores of half a tile, from landmark `first` on, as far as they are asked for. */
-LODE_INLINE void put(float *out, size_t first, size_t n, __m512 score)
-{
-    if (first < n)
-        _mm512_mask_storeu_ps(out + first, lanes(n - first), score);
-}
-
-/*
- * Add to a sum, in this order: left to itself the compiler makes trees of additions for which there are not registers
- * enough, and the loop becomes loads and stores.
- */
-#define ADD(add, sum, term)      \
-    do {                         \
-        (sum) = add(sum, term);  \
-        __asm__("" : "+v"(sum)); \
-    } while (0)
-
-/* Memory comes by itself only to the end of a small page; this goes on. */
-#define AHEAD 4096
-LODE_INLINE void ask(const uint8_t *words)
-{
-    _mm_prefetch(words + AHEAD, _MM_HINT_T0);
-}
-
-/* The end of lode_uniform_score. */
-LODE_INLINE __m512 uniform_end(const lode_landmark_query_t *query, __m512i t, const uint8_t *scales)
-{
-    __m512 score = _mm512_mul_ps(_mm512_set1_ps(query->scale), _mm512_cvtepi32_ps(t));
-    return _mm512_add_ps(_mm512_mul_ps(score, widen_bf16(scales)), _mm512_set1_ps(query->bias));
-}
+#include "kernels/avx512/scan.h"
 
 LODE_INLINE __m512i four_of(const int8_t *q8)
 {
@@ -248,46 +210,16 @@ LODE_INLINE void scan_part(const lode_landmark_spec_t *spec, uint32_t group, con
         scan_signs(group, scan, queries, out);
 }
 
-static void scan_4(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   float *out)
-{
-    scan_part(spec, 4, scan, queries, out);
-}
-
-static void scan_2(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   float *out)
-{
-    scan_part(spec, 2, scan, queries, out);
-}
-
-static void scan_1(const lode_landmark_spec_t *spec, const scan_t *scan, const lode_landmark_query_t *queries,
-                   float *out)
-{
-    scan_part(spec, 1, scan, queries, out);
-}
+SCAN_PARTS(scan_part)
 
 void lode_avx512_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t n,
                                 const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
                                 float *scratch)
 {
-    size_t code_bytes = lode_landmark_code_bytes(spec, dim);
-    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
-    if (spec->codec == LODE_LANDMARK_HIGGS) {
+    if (spec->codec == LODE_LANDMARK_HIGGS)
         lode_avx2_higgs_score(spec, dim, tiles, n, queries, group, out, stride, scratch);
-        return;
-    }
-    /* The queries' parts share each stretch of tiles while it is in the cache. */
-    const size_t stretch = 4096 / LODE_TILE * LODE_TILE;
-    for (size_t first = 0; first < n; first += stretch) {
-        scan.tiles = tiles + first / LODE_TILE * scan.tile_bytes;
-        scan.n = n - first < stretch ? n - first : stretch;
-        for (uint32_t g = 0; g < group;) {
-            uint32_t part = group - g >= 4 ? 4 : group - g >= 2 ? 2 : 1;
-            float *to = out + g * stride + first;
-            (part == 4 ? scan_4 : part == 2 ? scan_2 : scan_1)(spec, &scan, queries + g, to);
-            g += part;
-        }
-    }
+    else
+        scan_stretches(scan_parts, spec, dim, tiles, n, queries, group, out, stride);
 }
 
 void lode_avx512_query_prepare(const lode_landmark_spec_t *spec, uint32_t dim, const float *q, float bias,

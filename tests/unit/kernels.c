@@ -99,6 +99,38 @@ void check_on(const char *level, void (*check)(const lode_ops_t *ops))
     check(ops);
 }
 
+#ifdef LODE_TEST_EMULATED
+void lode_avx512vnni_landmark_score_emulated(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles,
+                                             size_t n, const lode_landmark_query_t *queries, uint32_t group, float *out,
+                                             size_t stride, float *scratch);
+void lode_avx512vbmi_landmark_score_emulated(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles,
+                                             size_t n, const lode_landmark_query_t *queries, uint32_t group, float *out,
+                                             size_t stride, float *scratch);
+void lode_amx_landmark_score_emulated(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles, size_t n,
+                                      const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride,
+                                      float *scratch);
+
+void check_emulated(const char *level, void (*check)(const lode_ops_t *ops))
+{
+    const lode_ops_t *below;
+    if (lode_ops_get("avx512", &below) != LODE_OK)
+        cr_skip_test("no avx512 on this processor, which the emulation of %s is made of", level);
+    lode_ops_t ops = *below;
+    ops.level = level;
+    ops.landmark_score = strcmp(level, "avx512vnni") == 0   ? lode_avx512vnni_landmark_score_emulated
+                         : strcmp(level, "avx512vbmi") == 0 ? lode_avx512vbmi_landmark_score_emulated
+                                                            : lode_amx_landmark_score_emulated;
+    check_state = check_seed();
+    check(&ops);
+}
+#else
+void check_emulated(const char *level, void (*check)(const lode_ops_t *ops))
+{
+    (void)check;
+    cr_skip_test("%s is not for this processor family", level);
+}
+#endif
+
 static const size_t lengths[] = {0, 1, 2, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000};
 #define LENGTHS (sizeof lengths / sizeof lengths[0])
 
@@ -418,15 +450,17 @@ Test(kernels, levels, .timeout = 20)
 
 Test(kernels, backends, .timeout = 20)
 {
-    static const char *const names[] = {"scalar", "avx2", "avx512", "cuda"};
     lode_backend_t backend;
     const lode_ops_t *ops;
-    for (uint32_t i = 0; i < 4; i++) {
-        cr_assert(lode_backend_query(i, &backend));
-        cr_assert(strcmp(backend.name, names[i]) == 0);
-        cr_assert(backend.compiled || !backend.usable);
-        if (i < 3)
-            cr_assert((lode_ops_get(names[i], &ops) == LODE_OK) == backend.usable, "%s", names[i]);
+    uint32_t count = 0;
+    bool usable = true;
+    for (; lode_backend_query(count, &backend) && strcmp(backend.name, "cuda") != 0; count++) {
+        cr_assert(count > 0 || strcmp(backend.name, "scalar") == 0);
+        cr_assert(backend.compiled && (usable || !backend.usable), "%s without the level below it", backend.name);
+        usable = backend.usable;
+        cr_assert(lode_ops_get(backend.name, &ops) == (usable ? LODE_OK : LODE_ERR_UNSUPPORTED), "%s", backend.name);
     }
-    cr_assert(!lode_backend_query(4, &backend));
+    cr_assert(!lode_backend_query(count + 1, &backend));
+    cr_assert(lode_ops_get("scalar", &ops) == LODE_OK);
+    cr_assert(lode_ops_get("amx", &ops) != LODE_ERR_INVALID, "a level that is lacking is not an unknown one");
 }

@@ -52,6 +52,39 @@ const lode_ops_t *check_scalar(void);
 /** Run a check on one level, or skip the test. */
 void check_on(const char *level, void (*check)(const lode_ops_t *ops));
 
+/**
+ * Run a check on a level whose new instructions are replaced by plain C of what they are documented to do: the level
+ * below, with the functions that the level brings, compiled for emulation. Needs AVX-512 itself.
+ */
+void check_emulated(const char *level, void (*check)(const lode_ops_t *ops));
+
+/** Tests of the levels above avx512, on this processor if it has them and emulated, of a check that concerns them. */
+#define TEST_NEWER_LEVELS(suite, check)                      \
+    Test(suite, check##_avx512vnni, .timeout = 100)          \
+    {                                                        \
+        check_on("avx512vnni", check);                       \
+    }                                                        \
+    Test(suite, check##_avx512vbmi, .timeout = 100)          \
+    {                                                        \
+        check_on("avx512vbmi", check);                       \
+    }                                                        \
+    Test(suite, check##_amx, .timeout = 100)                 \
+    {                                                        \
+        check_on("amx", check);                              \
+    }                                                        \
+    Test(suite, check##_avx512vnni_emulated, .timeout = 100) \
+    {                                                        \
+        check_emulated("avx512vnni", check);                 \
+    }                                                        \
+    Test(suite, check##_avx512vbmi_emulated, .timeout = 100) \
+    {                                                        \
+        check_emulated("avx512vbmi", check);                 \
+    }                                                        \
+    Test(suite, check##_amx_emulated, .timeout = 100)        \
+    {                                                        \
+        check_emulated("amx", check);                        \
+    }
+
 /** Three tests of one check: one a level. */
 #define TEST_LEVELS(suite, check)               \
     Test(suite, check##_scalar, .timeout = 100) \

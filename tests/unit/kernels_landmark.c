@@ -267,6 +267,7 @@ static void score(const lode_ops_t *ops)
         }
 }
 TEST_LEVELS(landmark, score)
+TEST_NEWER_LEVELS(landmark, score)
 
 /* Scores stretch over more than one run of tiles. */
 static void score_long(const lode_ops_t *ops)
@@ -275,6 +276,7 @@ static void score_long(const lode_ops_t *ops)
         score_case(ops, &specs[s], 64, 8200 + 7 * (size_t)s, 3, RANDOM, RANDOM);
 }
 TEST_LEVELS(landmark, score_long)
+TEST_NEWER_LEVELS(landmark, score_long)
 
 /* The worst case for narrow sums, written by hand: every code at its end, every q8 at its greatest. */
 static void extreme_codes(const lode_ops_t *ops)
@@ -309,6 +311,7 @@ static void extreme_codes(const lode_ops_t *ops)
             }
 }
 TEST_LEVELS(landmark, extreme_codes)
+TEST_NEWER_LEVELS(landmark, extreme_codes)
 
 /* Scores of Gaussian keys and queries against true dot products; a key scores itself as its squared norm. */
 static void score_near_truth(const lode_ops_t *ops)
@@ -346,6 +349,7 @@ static void score_near_truth(const lode_ops_t *ops)
         }
 }
 TEST_LEVELS(landmark, score_near_truth)
+TEST_NEWER_LEVELS(landmark, score_near_truth)
 
 static void query_extremes(const lode_ops_t *ops)
 {
