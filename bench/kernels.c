@@ -17,6 +17,8 @@ static const lode_option_t kernel_options[] = {
     {"arena", "256MiB", LODE_OPTION_BYTES, NULL, 16 << 20, 512 << 20, "memory that is read; well over the caches"},
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of the inputs"},
     {"quick", NULL, LODE_OPTION_FLAG, NULL, 0, 0, "3 slices, 32 MiB: all checks, but figures of no worth"},
+    {"sweep", NULL, LODE_OPTION_FLAG, NULL, 0, 0,
+     "scans and attention for every format, group (1 to 16) and head dim, instead of the rows with targets"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the rows to this file as one JSON object"},
     {NULL},
 };
@@ -73,6 +75,7 @@ static lode_status_t read_options(lode_kernels_bench_t *b)
     const lode_options_t *o = &b->options;
     uint32_t cores = lode_pool_cores();
     b->quick = lode_options_flag(o, "quick");
+    b->sweep = lode_options_flag(o, "sweep");
     b->slices = b->quick ? 3 : (uint32_t)lode_options_count(o, "slices");
     b->arena_bytes = (b->quick ? 32 << 20 : lode_options_count(o, "arena")) >> 21 << 21;
     b->reply_bytes = b->arena_bytes / 4 < 8 << 20 ? 8 << 20 : b->arena_bytes / 4;

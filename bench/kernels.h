@@ -16,7 +16,7 @@
 #include "bench/progress.h"
 #include "kernels/kernels.h"
 
-enum { LODE_KERNEL_LEVELS = 3, LODE_KERNEL_ROWS = 256 };
+enum { LODE_KERNEL_ROWS = 1024 };
 
 /** One row of the table. What was not measured is NAN. */
 typedef struct lode_kernel_row {
@@ -35,7 +35,7 @@ typedef struct lode_kernels_bench {
     const lode_ops_t *scalar, *ops; /**< ops: of the level whose rows are made, NULL if this processor lacks it */
     const char *level;
     uint32_t slices, threads; /**< threads: of the rows that compare with one thread */
-    bool quick;
+    bool quick, sweep;
     lode_pool_t pool;
     uint8_t *arena, *reply; /**< huge pages, random bytes at first */
     size_t arena_bytes, reply_bytes;

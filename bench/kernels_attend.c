@@ -139,6 +139,8 @@ static lode_status_t attend_create(lode_kernels_bench_t *b, lode_format_t format
     return LODE_OK;
 }
 
+static const lode_format_t formats[] = {LODE_FORMAT_BF16, LODE_FORMAT_FP8, LODE_FORMAT_HIGGS4};
+
 static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, uint32_t dim, uint32_t group, bool hot,
                                 double alone)
 {
@@ -147,7 +149,7 @@ static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, u
     /* bf16, fp8, HIGGS: at random, hot */
     static const double avx2[][2] = {{0.30, 0.70}, {0.17, 0.30}, {0.07, 0.10}};
     attend_t a = {0};
-    if (dim == 128 && group == 4)
+    if (dim == 128 && group == 4 && !b->sweep)
         row->target = lode_kernels_target(b, hot ? 1.7 : 0.5, avx2[format][hot]);
     if (b->ops) {
         LODE_TRY(attend_create(b, format, dim, group, hot, &a));
@@ -161,7 +163,7 @@ static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, u
         else
             lode_kernels_explain(row, "reading these records and nothing else: %.2f", alone);
     }
-    if (!hot && dim == 128 && group == 4) {
+    if (!hot && dim == 128 && group == 4 && !b->sweep) {
         lode_kernel_work_t work = {attend_slice, &a, 1};
         lode_kernels_threads_row(b, "attend_random", lode_format_name(format), group, dim, &work, row->wrong);
     }
@@ -169,9 +171,21 @@ static lode_status_t attend_row(lode_kernels_bench_t *b, lode_format_t format, u
     return LODE_OK;
 }
 
+/* A group of 16 is also four new tokens of a group of 4 that attend over the same records. */
+static lode_status_t sweep(lode_kernels_bench_t *b)
+{
+    static const uint32_t dims[] = {64, 128, 256}, groups[] = {1, 2, 4, 8, 16};
+    for (int f = 0; f < 3; f++)
+        for (uint32_t d = 0; d < 3; d++)
+            for (uint32_t g = 0; g < 5; g++)
+                LODE_TRY(attend_row(b, formats[f], dims[d], groups[g], false, NAN));
+    return LODE_OK;
+}
+
 lode_status_t lode_kernels_attend(lode_kernels_bench_t *b)
 {
-    static const lode_format_t formats[] = {LODE_FORMAT_BF16, LODE_FORMAT_FP8, LODE_FORMAT_HIGGS4};
+    if (b->sweep)
+        return sweep(b);
     for (int f = 0; f < 3; f++) {
         double alone;
         LODE_TRY(lode_kernels_random_read(b, "record_read", lode_format_name(formats[f]),
@@ -183,6 +197,7 @@ lode_status_t lode_kernels_attend(lode_kernels_bench_t *b)
         LODE_TRY(attend_row(b, formats[f], 128, 1, false, NAN));
         LODE_TRY(attend_row(b, formats[f], 128, 8, false, NAN));
     }
+    LODE_TRY(attend_row(b, LODE_FORMAT_BF16, 128, 16, false, NAN)); /* and as for T = 4 tokens of a group of 4 */
     LODE_TRY(attend_row(b, LODE_FORMAT_BF16, 64, 4, false, NAN));
     return attend_row(b, LODE_FORMAT_BF16, 256, 4, false, NAN);
 }

@@ -205,7 +205,7 @@ static lode_status_t scan_row(lode_kernels_bench_t *b, uint32_t f, uint32_t dim,
     scan_t s;
     uint64_t wrong = 0;
     lode_kernel_row_t *row = lode_kernels_row(b, "scan", formats[f].name, group, dim, "GB/s");
-    row->target = dim == 128 ? lode_kernels_target(b, formats[f].target[0], formats[f].target[1]) : NAN;
+    row->target = dim == 128 && !b->sweep ? lode_kernels_target(b, formats[f].target[0], formats[f].target[1]) : NAN;
     if (b->ops) {
         LODE_TRY(scan_create(b, &formats[f].spec, dim, group, &s, &wrong));
         lode_kernel_stretch_t stretch = {b->arena, b->arena_bytes, b->arena_bytes / 16};
@@ -216,7 +216,7 @@ static lode_status_t scan_row(lode_kernels_bench_t *b, uint32_t f, uint32_t dim,
                              (double)s.tile_bytes / LODE_TILE / row->figure);
         *landmarks = row->figure * 1e9 / (double)s.tile_bytes * LODE_TILE;
     }
-    if (group == 4 && dim == 128 && (f == 1 || f == 2)) { /* the landmarks of the default policies */
+    if (group == 4 && dim == 128 && (f == 1 || f == 2) && !b->sweep) { /* the landmarks of the default policies */
         lode_kernel_work_t work = {scan_slice, &s, 1};
         lode_kernels_threads_row(b, "scan", formats[f].name, group, dim, &work, wrong);
     }
@@ -236,9 +236,22 @@ static void against_eight(lode_kernels_bench_t *b, uint32_t f, uint32_t group, d
     row->ratio = row->figure / row->floor;
 }
 
+static lode_status_t sweep(lode_kernels_bench_t *b)
+{
+    static const uint32_t dims[] = {64, 128, 256}, groups[] = {1, 2, 4, 8, 16};
+    double unused;
+    for (uint32_t f = 0; f < FORMATS; f++)
+        for (uint32_t d = 0; d < 3; d++)
+            for (uint32_t g = 0; g < 5; g++)
+                LODE_TRY(scan_row(b, f, dims[d], groups[g], &unused));
+    return LODE_OK;
+}
+
 lode_status_t lode_kernels_scan(lode_kernels_bench_t *b)
 {
     static const uint32_t groups[] = {1, 4};
+    if (b->sweep)
+        return sweep(b);
     for (uint32_t i = 0; i < 2; i++) {
         double landmarks[FORMATS] = {0};
         for (uint32_t f = 0; f < FORMATS; f++)

@@ -2,7 +2,8 @@
 /* The harness, and the tests of conversions, transforms, copies and dispatch. */
 #include "kernels_check.h"
 
-const char *const kind_names[KINDS] = {"random", "all low", "all high", "denormal", "one outlier", "zero"};
+const char *const kind_names[KINDS] = {"random",      "all low", "all high",       "denormal",
+                                       "one outlier", "zero",    "outlier channel"};
 const uint32_t check_dims[3] = {64, 128, 256};
 const uint32_t check_groups[7] = {1, 2, 3, 4, 7, 8, 16};
 uint64_t check_state;
@@ -47,6 +48,9 @@ void check_fill(kind_t kind, float *x, size_t n)
             break;
         case ZERO:
             x[i] = 0;
+            break;
+        case CHANNEL: /* one of every 64 */
+            x[i] = (float)check_gaussian() * (i % 64 == 17 ? 3000 : 1);
             break;
         default:
             x[i] = (float)check_gaussian();

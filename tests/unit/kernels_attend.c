@@ -189,6 +189,45 @@ static void merge(const lode_ops_t *ops)
 }
 TEST_LEVELS(attention, merge)
 
+/* Parts of every kind, and log-sum-exps near, far and at the ends of what there is, against double. */
+static void merge_kinds(const lode_ops_t *ops)
+{
+    static const float sums[] = {0, 1, -1, 3, 50, -50, 87, -87, 3e4f, -3e4f, 1e-40f, 3e38f, -3e38f};
+    enum { SUMS = sizeof sums / sizeof *sums };
+    for (int d = 0; d < 3; d++)
+        for (int kind = 0; kind < KINDS; kind++)
+            for (int other = 0; other < KINDS; other++) {
+                uint32_t dim = check_dims[d];
+                guarded_t out = guarded_make(4 * SUMS * dim, 4), part = guarded_make(4 * SUMS * dim, 12);
+                float *x = (float *)out.at, *y = (float *)part.at, lse[SUMS], part_lse[SUMS];
+                float *before = malloc(4 * SUMS * dim);
+                check_fill((kind_t)kind, x, SUMS * dim);
+                check_fill((kind_t)other, y, SUMS * dim);
+                memcpy(before, x, 4 * SUMS * dim);
+                for (int i = 0; i < SUMS; i++) {
+                    lse[i] = sums[i];
+                    part_lse[i] = sums[check_below(SUMS)];
+                }
+                ops->merge(x, lse, y, part_lse, SUMS, dim);
+                for (int i = 0; i < SUMS; i++) {
+                    double most = fmax(sums[i], part_lse[i]), a = exp(sums[i] - most), b = exp(part_lse[i] - most);
+                    double right = most + log(a + b);
+                    expect(fabs(lse[i] - right) <= 2e-6 + 1e-6 * fabs(right), "%g and %g: %.9g, not %.9g", sums[i],
+                           part_lse[i], lse[i], right);
+                    for (uint32_t j = i * dim; j < (i + 1) * dim; j++) {
+                        double value = (a * before[j] + b * y[j]) / (a + b);
+                        expect(fabs(x[j] - value) <= 1e-6 * (fabs(before[j]) + fabs(y[j])) + 3e-45,
+                               "dim %u %s and %s: %.9g, not %.9g", dim, kind_names[kind], kind_names[other], x[j],
+                               value);
+                    }
+                }
+                free(before);
+                guarded_free(&out);
+                guarded_free(&part);
+            }
+}
+TEST_LEVELS(attention, merge_kinds)
+
 static void merge_empty(const lode_ops_t *ops)
 {
     float out[64], lse = -INFINITY, part[64], part_lse = -INFINITY;

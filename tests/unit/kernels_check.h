@@ -15,7 +15,7 @@
 
 #include "kernels/internal.h"
 
-typedef enum kind { RANDOM, ALL_LOW, ALL_HIGH, DENORMAL, OUTLIER, ZERO, KINDS } kind_t;
+typedef enum kind { RANDOM, ALL_LOW, ALL_HIGH, DENORMAL, OUTLIER, ZERO, CHANNEL, KINDS } kind_t;
 
 extern const char *const kind_names[KINDS];
 extern const uint32_t check_dims[3];
