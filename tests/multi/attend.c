@@ -748,6 +748,10 @@ Test(attend, bad_calls_are_refused)
     MUST(lode_step(cluster, 0, &stream, 1, NULL));
     q[3 * DIM + 1] = INFINITY;
     REFUSED(lode_step(cluster, 0, &stream, 1, NULL), LODE_ERR_NONFINITE);
+    q[3 * DIM + 1] = NAN;
+    out[5] = -7;
+    REFUSED(lode_step(cluster, 0, &stream, 1, NULL), LODE_ERR_NONFINITE);
+    CHECK(out[5] == -7, "a refused step wrote its output");
     q[3 * DIM + 1] = 0;
     REFUSED(lode_step(cluster, 2, &stream, 1, NULL), LODE_ERR_INVALID);
     lode_stream_t both[] = {stream, stream};
