@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* seeds DIR: valid inputs for the fuzzers to start from, in DIR/capture, DIR/message, DIR/session and
- * DIR/options. */
+/* seeds DIR: valid inputs for the fuzzers to start from, in DIR/capture, DIR/message, DIR/session,
+ * DIR/options and DIR/scores. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -179,6 +179,14 @@ static void save_options(void)
     }
 }
 
+static void save_scores(void)
+{
+    static const char list[] = "[{\"name\": \"Ann\u2019s\", \"a\": 12, \"b\": \"x\"}, {\"name\": \"B\", \"a\": null}]";
+    static const char rows[] = "```tsv\nname\ta\nfox\t1.5\nB\tN/A\n```";
+    save("scores", "list", list, strlen(list));
+    save("scores", "rows", rows, strlen(rows));
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -192,5 +200,6 @@ int main(int argc, char **argv)
     save_messages();
     save_session();
     save_options();
+    save_scores();
     return 0;
 }
