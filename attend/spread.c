@@ -298,34 +298,51 @@ static void read_tail(lode_block_h block, uint32_t layer, uint64_t first, uint32
         }
 }
 
-/* Encode the next page of the tail into a place of the batch. */
-static lode_status_t prepare_page(batch_t *batch, outgoing_t *out, uint64_t first, uint32_t tokens)
+/* What a page of the tail will be, and its mean keys if they go with it: the first page of a layer. */
+static lode_status_t plan_page(batch_t *batch, outgoing_t *out, uint64_t first, uint32_t tokens)
 {
     lode_block_h block = batch->block;
-    lode_cluster_h cluster = block->cluster;
     lode_tail_t *tail = &block->tails[batch->layer];
-    uint32_t dim = cluster->geometry.head_dim;
-    size_t width = (size_t)block->heads * dim;
-    float *k = batch->floats.data, *v = k + LODE_PAGE_TOKENS * width;
-    read_tail(block, batch->layer, first, tokens, k, v);
-    LODE_TRY(lode_tail_mean(block, batch->layer, tokens, LODE_FP32, k));
+    size_t width = (size_t)block->heads * block->cluster->geometry.head_dim;
+    if (!tail->mean && block->info.landmark.centre) {
+        float *k = batch->floats.data;
+        read_tail(block, batch->layer, first, tokens, k, k + LODE_PAGE_TOKENS * width);
+        LODE_TRY(lode_tail_mean(block, batch->layer, tokens, LODE_FP32, k));
+    }
     out->page = (uint32_t)(first / LODE_PAGE_TOKENS);
     out->tokens = tokens;
     out->has_mean = tail->mean && !tail->mean_sent;
-    lode_page_encode(cluster->ops, block->info.format, dim, block->heads, block->info.kv_head_begin,
-                     (lode_page_id_t){block->info.id, batch->layer, out->page}, tokens, k, v, out->bytes, &out->crc);
-    size_t mean_bytes = out->has_mean ? width * sizeof(float) : 0;
+    out->held = out->asked = out->under_way = 0;
+    out->outcome.status = LODE_OK;
+    out->payload_bytes = 0;
     if (out->has_mean) {
-        memcpy(out->payload, tail->mean, mean_bytes);
+        out->payload_bytes = width * sizeof(float);
+        memcpy(out->payload, tail->mean, out->payload_bytes);
         tail->mean_sent = true;
     }
+    return LODE_OK;
+}
+
+/* Encode a planned page, and build its landmarks behind what its payload has already. One of several threads. */
+static void encode_page(void *context, uint32_t item, uint32_t thread)
+{
+    batch_t *batch = context;
+    outgoing_t *out = &batch->out[item];
+    lode_block_h block = batch->block;
+    lode_cluster_h cluster = block->cluster;
+    uint32_t dim = cluster->geometry.head_dim;
+    size_t width = (size_t)block->heads * dim;
+    float *k = (float *)batch->floats.data + thread * 2 * LODE_PAGE_TOKENS * width, *v = k + LODE_PAGE_TOKENS * width;
+    read_tail(block, batch->layer, (uint64_t)out->page * LODE_PAGE_TOKENS, out->tokens, k, v);
+    lode_page_encode(cluster->ops, block->info.format, dim, block->heads, block->info.kv_head_begin,
+                     (lode_page_id_t){block->info.id, batch->layer, out->page}, out->tokens, k, v, out->bytes,
+                     &out->crc);
     const float *transform =
         block->info.transform ? lode_transform_keys(cluster->transform, batch->layer, block->info.kv_head_begin) : NULL;
-    lode_landmark_build(cluster->ops, &block->info.landmark, block->heads, dim, k, tokens, tail->mean, transform,
-                        out->payload + mean_bytes);
-    out->payload_bytes = mean_bytes + block->heads * lode_landmarks_of(&block->info.landmark, tokens) *
-                                          lode_landmark_row_bytes(&block->info.landmark, dim);
-    return LODE_OK;
+    lode_landmark_build(cluster->ops, &block->info.landmark, block->heads, dim, k, out->tokens,
+                        block->tails[batch->layer].mean, transform, out->payload + out->payload_bytes);
+    out->payload_bytes += block->heads * lode_landmarks_of(&block->info.landmark, out->tokens) *
+                          lode_landmark_row_bytes(&block->info.landmark, dim);
 }
 
 static lode_status_t batch_create(lode_block_h block, uint32_t layer, batch_t *batch)
@@ -338,7 +355,8 @@ static lode_status_t batch_create(lode_block_h block, uint32_t layer, batch_t *b
     batch->page_bytes = lode_page_bytes(block->info.format, dim, block->heads);
     LODE_TRY(lode_buffer_reserve(&batch->pages, BATCH * batch->page_bytes));
     LODE_TRY(lode_buffer_reserve(&batch->payloads, BATCH * payload));
-    LODE_TRY(lode_buffer_reserve(&batch->floats, 2 * LODE_PAGE_TOKENS * width * sizeof(float)));
+    LODE_TRY(lode_buffer_reserve(&batch->floats, lode_team_threads(block->cluster->team) * 2 * LODE_PAGE_TOKENS *
+                                                     width * sizeof(float)));
     for (uint32_t i = 0; i < BATCH; i++) {
         batch->out[i].bytes = (uint8_t *)batch->pages.data + i * batch->page_bytes;
         batch->out[i].payload = (uint8_t *)batch->payloads.data + i * payload;
@@ -361,11 +379,10 @@ static lode_status_t spread_pages(batch_t *batch, uint64_t first, uint64_t end)
         while (first < end && batch->count < BATCH) {
             outgoing_t *out = &batch->out[batch->count++];
             uint32_t tokens = end - first < LODE_PAGE_TOKENS ? (uint32_t)(end - first) : LODE_PAGE_TOKENS;
-            out->held = out->asked = out->under_way = 0;
-            out->outcome.status = LODE_OK;
-            LODE_TRY(prepare_page(batch, out, first, tokens));
+            LODE_TRY(plan_page(batch, out, first, tokens));
             first += tokens;
         }
+        lode_team_run(batch->block->cluster->team, batch->count, encode_page, batch);
         LODE_TRY(send_pages(batch));
         LODE_TRY(send_landmarks(batch));
     }

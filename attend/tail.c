@@ -16,24 +16,43 @@ const uint8_t *lode_tail_record(const struct lode_block *block, uint32_t layer, 
     return (const uint8_t *)tail->records.data + (token - tail->first) * tail_token_bytes(block) + head * record_bytes;
 }
 
+/* Tokens on their way into the tail, and how many at once are a thread's. */
+enum { WRITE_TOKENS = 64 };
+typedef struct writing {
+    lode_block_h block;
+    uint64_t tokens;
+    lode_dtype_t dtype;
+    const uint8_t *k, *v;
+    uint8_t *records;
+} writing_t;
+
+static void write_some(void *context, uint32_t item, uint32_t thread)
+{
+    const writing_t *w = context;
+    const lode_ops_t *ops = w->block->cluster->ops;
+    uint32_t dim = w->block->cluster->geometry.head_dim;
+    size_t record_bytes = lode_record_bytes(LODE_FORMAT_BF16, dim), vector = dim * lode_dtype_bytes(w->dtype);
+    uint64_t first = (uint64_t)item * WRITE_TOKENS, left = w->tokens - first;
+    uint64_t end = (first + (left < WRITE_TOKENS ? left : WRITE_TOKENS)) * w->block->heads;
+    float key[LODE_MAX_DIM], value[LODE_MAX_DIM];
+    (void)thread;
+    for (uint64_t i = first * w->block->heads; i < end; i++) {
+        ops->widen(w->dtype, w->k + i * vector, key, dim);
+        ops->widen(w->dtype, w->v + i * vector, value, dim);
+        ops->record_encode(LODE_FORMAT_BF16, dim, key, value, 0, w->records + i * record_bytes);
+    }
+}
+
 lode_status_t lode_tail_write(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k,
                               const void *v)
 {
     lode_tail_t *tail = &block->tails[layer];
-    const lode_ops_t *ops = block->cluster->ops;
-    uint32_t dim = block->cluster->geometry.head_dim;
-    size_t record_bytes = lode_record_bytes(LODE_FORMAT_BF16, dim), vector = dim * lode_dtype_bytes(dtype);
     size_t old = tail->tokens * tail_token_bytes(block);
     uint64_t room = tail->tokens + tokens; /* a page at once, so that steps that write do not allocate */
     room = room > LODE_PAGE_TOKENS ? room : LODE_PAGE_TOKENS;
     LODE_TRY(lode_buffer_extend(&tail->records, room * tail_token_bytes(block), old));
-    uint8_t *record = (uint8_t *)tail->records.data + old;
-    float key[LODE_MAX_DIM], value[LODE_MAX_DIM];
-    for (uint64_t i = 0; i < tokens * block->heads; i++, record += record_bytes) {
-        ops->widen(dtype, (const uint8_t *)k + i * vector, key, dim);
-        ops->widen(dtype, (const uint8_t *)v + i * vector, value, dim);
-        ops->record_encode(LODE_FORMAT_BF16, dim, key, value, 0, record);
-    }
+    writing_t writing = {block, tokens, dtype, k, v, (uint8_t *)tail->records.data + old};
+    lode_team_run(block->cluster->team, (uint32_t)((tokens + WRITE_TOKENS - 1) / WRITE_TOKENS), write_some, &writing);
     tail->tokens += tokens;
     return LODE_OK;
 }
