@@ -306,27 +306,37 @@ static lode_notes_t notes_of(const lode_lane_t *lane, float guess)
                           .index = (uint32_t *)(score + lane->notes_room + LODE_NOTES_SLACK)};
 }
 
-/* Choose for one row from the scores and sums of all slices of its span. */
-static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_t row, uint32_t head, float *scores,
-                       const float *sums, uint32_t slices, lode_lane_t *lane)
+/* What each score row is lowered by before the group's greatest counts, from the sums of its slices. */
+static void join_sums(const lode_span_t *span, uint32_t slices, lode_lane_t *owner)
 {
     uint64_t begin = lode_now_ns();
-    float shift[LODE_MAX_GROUP];
+    uint32_t score_rows = span->count * span->group;
+    for (uint32_t row = 0; span->group > 1 && row < score_rows; row++) {
+        float sum = lode_sums_join((const float *)owner->sums.data + row, score_rows, slices);
+        owner->shifts[row] = isfinite(sum) ? sum : 0; /* a score overflowed: as lode_choose() has it */
+    }
+    owner->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
+}
+
+/* Choose for one row of a span whose scores and shifts the owner has; @p combined: each group's greatest already. */
+static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_t row, uint32_t head, bool combined,
+                       const lode_lane_t *owner, lode_lane_t *lane)
+{
+    uint64_t begin = lode_now_ns();
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + row, head);
     lode_choice_t choice = choice_of(step, span, row);
     const lode_view_h view = span->stream->in->view;
     uint32_t first = (row - span->first) * span->group;
-    for (uint32_t g = 0; span->group > 1 && g < span->group; g++)
-        shift[g] = lode_sums_join(sums + first + g, (size_t)span->count * span->group, slices);
-    choice.shift = shift;
+    float *scores = (float *)owner->scores.data + first * span->stride;
+    choice.group = combined ? 1 : span->group;
+    choice.shift = owner->shifts + first;
     /* Rows and steps at once may share a guess: any will do, it decides the time and never the choice. */
     float guess, *kept = view->guesses + (size_t)step->layer * step->cluster->heads + head;
     __atomic_load(kept, &guess, __ATOMIC_RELAXED);
     lode_notes_t notes = notes_of(lane, guess);
     choice.notes = &notes;
     uint32_t *tokens = (uint32_t *)step->tokens.data + chosen->start;
-    chosen->count =
-        lode_choose(step->cluster->ops, &choice, scores + first * span->stride, span->stride, lane->picks.data, tokens);
+    chosen->count = lode_choose(step->cluster->ops, &choice, scores, span->stride, lane->picks.data, tokens);
     __atomic_store(kept, &notes.next, __ATOMIC_RELAXED);
     chosen->digest = digest_of(tokens, chosen->count);
     lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
@@ -347,8 +357,9 @@ static void choose_whole(lode_step_state_t *step, void *context, uint32_t item, 
         piece = slice.piece;
         score_slice(step, span, &slice, lane, lane->scores.data, lane->sums.data);
     }
+    join_sums(span, slice.number, lane);
     for (uint32_t row = span->first; row < span->first + span->count; row++)
-        select_row(step, span, row, head, lane->scores.data, lane->sums.data, slice.number, lane);
+        select_row(step, span, row, head, false, lane, lane);
 }
 
 /* Fewer (span, head) than threads: all threads score slices of them, then select row by row. */
@@ -388,6 +399,32 @@ static void score_cut(lode_step_state_t *step, void *context, uint32_t item, lod
     score_slice(step, span, slice, lane, owner->scores.data, owner->sums.data);
 }
 
+static void join_cut(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
+{
+    const cut_t *cut = context;
+    lode_lane_t *owner = &step->lanes[item];
+    (void)lane;
+    join_sums(span_at(step, cut->first + item), owner->cut_slices, owner);
+}
+
+/* The groups' greatest of a slice, so that a row's choice begins with all of them. */
+static void combine_cut(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
+{
+    const cut_t *cut = context;
+    uint64_t begin = lode_now_ns();
+    const lode_slice_t *slice = (const lode_slice_t *)step->slices.data + item;
+    const lode_span_t *span = span_at(step, slice->item);
+    const lode_lane_t *owner = &step->lanes[slice->item - cut->first];
+    uint64_t left = pieces_of(step, span)[slice->piece].landmarks - slice->begin;
+    float *scores = (float *)owner->scores.data + slice->place + slice->begin;
+    for (uint32_t row = 0; span->group > 1 && row < span->count; row++) {
+        float *x = scores + (size_t)row * span->group * span->stride;
+        step->cluster->ops->group_max(x, span->stride, owner->shifts + row * span->group, span->group, x,
+                                      left < LODE_SLICE ? left : LODE_SLICE);
+    }
+    lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
+}
+
 static void select_cut(lode_step_state_t *step, void *context, uint32_t row, lode_lane_t *lane)
 {
     const cut_t *cut = context;
@@ -395,9 +432,7 @@ static void select_cut(lode_step_state_t *step, void *context, uint32_t row, lod
     for (; row >= span_at(step, item)->count; item++)
         row -= span_at(step, item)->count;
     const lode_span_t *span = span_at(step, item);
-    const lode_lane_t *owner = &step->lanes[item - cut->first];
-    select_row(step, span, span->first + row, item % step->cluster->heads, owner->scores.data, owner->sums.data,
-               owner->cut_slices, lane);
+    select_row(step, span, span->first + row, item % step->cluster->heads, true, &step->lanes[item - cut->first], lane);
 }
 
 /* Bytes of landmarks that all spans and heads read. */
@@ -421,6 +456,8 @@ static lode_status_t choose_all(lode_step_state_t *step)
     LODE_TRY(cut_items(step, whole, items, &cut));
     lode_step_share(step, whole, bytes, choose_whole, NULL);
     lode_step_share(step, cut.slices, bytes, score_cut, &cut);
+    lode_step_share(step, cut.count, bytes, join_cut, &cut);
+    lode_step_share(step, cut.slices, bytes, combine_cut, &cut);
     lode_step_share(step, cut.rows, bytes, select_cut, &cut);
     return LODE_OK;
 }

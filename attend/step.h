@@ -76,11 +76,12 @@ enum { LODE_PORTION = 2048 };
 
 /** What one thread of a step works with. */
 typedef struct lode_lane {
-    lode_buffer_t scores; /**< float (score rows, stride) */
-    lode_buffer_t sums;   /**< float (slices, score rows): log-sum-exp of each slice */
-    lode_buffer_t tables; /**< what scoring wants as scratch */
-    lode_buffer_t picks;  /**< uint32_t a landmark */
-    lode_buffer_t notes;  /**< of scores: see lode_notes_t */
+    lode_buffer_t scores;         /**< float (score rows, stride) */
+    lode_buffer_t sums;           /**< float (slices, score rows): log-sum-exp of each slice */
+    float shifts[LODE_MAX_GROUP]; /**< (score rows) log-sum-exp of the whole; 0 if it is not finite */
+    lode_buffer_t tables;         /**< what scoring wants as scratch */
+    lode_buffer_t picks;          /**< uint32_t a landmark */
+    lode_buffer_t notes;          /**< of scores: see lode_notes_t */
     size_t notes_room;
     const uint8_t *pointers[LODE_PORTION];
     lode_scorer_t scorer;
