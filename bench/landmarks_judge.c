@@ -23,6 +23,7 @@ typedef struct layer_work {
     lode_landmark_table_t *table;
     lode_progress_t *progress;
     atomic_uint next;
+    atomic_bool failed;
     pthread_mutex_t lock; /* of table, progress, status */
     uint32_t done;
     lode_status_t status;
@@ -47,6 +48,7 @@ static void fail(layer_work_t *w, lode_status_t status)
     pthread_mutex_lock(&w->lock);
     if (w->status == LODE_OK) {
         w->status = status;
+        atomic_store(&w->failed, true);
         snprintf(w->message, sizeof w->message, "%s", lode_error_message());
     }
     pthread_mutex_unlock(&w->lock);
@@ -108,7 +110,7 @@ static void *judge_heads(void *argument)
 {
     layer_work_t *w = argument;
     const lode_landmark_params_t *p = w->params;
-    for (uint32_t head; (head = atomic_fetch_add(&w->next, 1)) < w->heads && w->status == LODE_OK;) {
+    for (uint32_t head; (head = atomic_fetch_add(&w->next, 1)) < w->heads && !atomic_load(&w->failed);) {
         lode_found_t found[LODE_CONTESTANTS_MAX] = {{{0}}};
         lode_trial_t trial = {.ops = w->ops,
                               .rope = p->source->geometry.rope,
