@@ -5,9 +5,11 @@
  *   same              every kind of call gives the same bits as a rank that runs alone, in this process
  *   latency N         N steps; what a client pays above the rank's own step
  *   steps N PAUSE_MS  a step again and again: all alike, none failed; ends by an interrupt; says its rank first, at the
- * end the longest stall many K N          K processes at once, N steps each: all alike writer            says its rank,
- * waits for a line of input; its rank is dead then, and what it had not sealed lost dies WHEN         leaves without a
- * word: "put" amid an append, "step" amid a step, "open" with an unsealed block
+ *                     end the longest stall
+ *   beside RANK PID   stops that process, which is that rank; steps go on while another client waits for its numbers
+ *   many K N          K processes at once, N steps each: all alike
+ *   writer            says its rank, waits for a line of input; its rank is dead then, and what it had not sealed lost
+ *   dies WHEN         leaves without a word: "put" amid an append, "step" amid a step, "open" with an unsealed block
  */
 #include <pthread.h>
 #include <signal.h>
@@ -362,6 +364,47 @@ static int steps(int count, int pause_ms)
     return failed || wrong;
 }
 
+/* -------------------------------------------------------------------- beside */
+
+typedef struct asker {
+    lode_cluster_h cluster;
+    uint32_t rank;
+    lode_status_t status;
+    atomic_bool done;
+} asker_t;
+
+static void *ask_rank(void *context)
+{
+    asker_t *asker = context;
+    lode_rank_stats_t stats;
+    asker->status = lode_cluster_rank_stats(asker->cluster, asker->rank, &stats);
+    atomic_store(&asker->done, true);
+    return NULL;
+}
+
+/* One client asks for numbers of a rank that is stopped, which takes until that is held for lost; another steps. */
+static int beside(uint32_t rank, pid_t pid)
+{
+    loop_t loop;
+    asker_t asker = {.cluster = connect_client(), .rank = rank};
+    pthread_t thread;
+    int done = 0, wrong = 0;
+    loop_begin(&loop);
+    uint64_t begin = lode_now_ns();
+    CHECK(kill(pid, SIGSTOP) == 0);
+    CHECK(pthread_create(&thread, NULL, ask_rank, &asker) == 0);
+    for (; !atomic_load(&asker.done); done++) {
+        TRY(lode_step(loop.cluster, 0, &loop.stream, 1, NULL));
+        wrong += memcmp(loop.out, loop.first, sizeof loop.out) != 0;
+    }
+    printf("{\"steps\": %d, \"wrong\": %d, \"waited_ms\": %.0f}\n", done, wrong, (double)(lode_now_ns() - begin) / 1e6);
+    pthread_join(thread, NULL);
+    TRY(asker.status);
+    TRY(lode_cluster_leave(&asker.cluster));
+    loop_end(&loop);
+    return wrong > 0;
+}
+
 /* ---------------------------------------------------------------------- many */
 
 /* What the processes share. */
@@ -517,10 +560,13 @@ int main(int argc, char **argv)
         return steps(atoi(argv[2]), atoi(argv[3]));
     if (strcmp(mode, "many") == 0 && argc == 4)
         return many(atoi(argv[2]), atoi(argv[3]));
+    if (strcmp(mode, "beside") == 0 && argc == 4)
+        return beside((uint32_t)atoi(argv[2]), atoi(argv[3]));
     if (strcmp(mode, "writer") == 0)
         return writer();
     if (strcmp(mode, "dies") == 0 && argc == 3)
         return dies(argv[2]);
-    fprintf(stderr, "client same | latency N | steps N PAUSE_MS | many K N | writer | dies put|step|open\n");
+    fprintf(stderr,
+            "client same | latency N | steps N PAUSE_MS | beside RANK PID | many K N | writer | dies put|step|open\n");
     return 2;
 }
