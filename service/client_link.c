@@ -16,7 +16,7 @@
 #define DOUBT_SHARE 3        /* part of the patience with a silent rank after which another is looked for */
 #define LOOK_NS (20 * MS)    /* how often a wait on the mailbox looks at the connection */
 #define GLANCE_NS (200 * MS) /* and how often it is looked at between short waits */
-enum { PARTS_MAX = 64 };
+enum { PARTS_MAX = 64, LOST_MOST = 8 /* during one call */ };
 
 lode_status_t client_reserve(client_buffer_t *buffer, size_t bytes)
 {
@@ -402,7 +402,7 @@ lode_status_t client_ask(lode_cluster_h cluster, client_ask_t *ask)
     uint64_t begin = lode_now_ns();
     if (cluster->link.fd >= 0 && !ask->again)
         look_before(cluster);
-    for (;;) {
+    for (uint32_t lost = 0;; lost++) {
         uint64_t spent = lode_now_ns() - begin;
         if (cluster->link.fd < 0)
             LODE_TRY(client_connect(cluster, spent < cluster->reconnect_ns ? cluster->reconnect_ns - spent : 0));
@@ -419,6 +419,10 @@ lode_status_t client_ask(lode_cluster_h cluster, client_ask_t *ask)
                              "rank %u of the service was lost during a call (%s): whether it was "
                              "carried out is not known",
                              cluster->link.rank, cluster->link.cause);
+        if (lost == LOST_MOST)
+            return lode_fail(LODE_ERR_PEER_LOST,
+                             "rank %u of the service was lost (%s), and %u before it: it is not asked again",
+                             cluster->link.rank, cluster->link.cause, lost);
         lode_info("rank %u of the service: %s; going on with another", cluster->link.rank, cluster->link.cause);
     }
 }

@@ -21,7 +21,7 @@ enum { RANKS_MAX = 24, LINKS_MAX = 64 };
 typedef enum manner { MUTE, REFUSES, WELCOMES, ANSWERS } manner_t;
 
 static struct played {
-    manner_t manner;
+    _Atomic manner_t manner;
     int listener;
     atomic_uint hellos, calls;
 } played[RANKS_MAX];
@@ -236,7 +236,7 @@ Test(connecting, an_unsealed_block_keeps_a_client)
     end(&cluster);
 }
 
-/* Nobody to go to: the client stays, and hears the rank when it speaks again. */
+/* Nobody to go to: the client looks for another once, waits as long as it said, and has a sentence in the end. */
 Test(connecting, without_another_a_client_waits)
 {
     lode_cluster_info_t info;
@@ -245,7 +245,20 @@ Test(connecting, without_another_a_client_waits)
     lode_cluster_h cluster = begin(600);
     cluster->reconnect_ns = 0;
     cr_assert(client_connect(cluster, 0) == LODE_OK);
-    cr_assert(cluster->calls->query(cluster, &info) != LODE_OK);
-    cr_assert(ge(u32, played[1].hellos, 1));
+    played[0].manner = MUTE;
+    cr_assert(cluster->calls->query(cluster, &info) == LODE_ERR_PEER_LOST);
+    cr_assert(eq(u32, played[0].calls, 1));
+    cr_assert(eq(u32, played[1].hellos, 2));
+    end(&cluster);
+}
+
+/* All greet and none serves: that ends, too. */
+Test(connecting, a_question_is_not_asked_for_ever)
+{
+    lode_cluster_info_t info;
+    add_rank(WELCOMES);
+    lode_cluster_h cluster = begin(50);
+    cr_assert(cluster->calls->query(cluster, &info) == LODE_ERR_PEER_LOST);
+    cr_assert(gt(u32, played[0].calls, 1));
     end(&cluster);
 }
