@@ -6,7 +6,7 @@
 #include "attend/step.h"
 
 /* Reading this much takes longer than waking another thread, several times over. */
-enum { WORTH_BYTES = 256 << 10 };
+enum { WORTH_BYTES = 512 << 10 };
 
 lode_status_t lode_lanes_create(lode_step_state_t *step)
 {

@@ -38,6 +38,7 @@ typedef struct step_bench {
     lode_team_h team; /* the cluster's, while it steps alone */
     uint32_t lanes;
     uint64_t failed;
+    lode_step_stats_t stats; /**< of the last sparse step */
 } step_bench_t;
 
 /* Keys and values repeat only after VALUES tokens, each from another place of a table. */
@@ -145,6 +146,8 @@ static void step(step_bench_t *s, lode_view_h view)
     lode_step_stats_t stats;
     s->stream.view = view;
     s->failed += lode_step(s->cluster, 0, &s->stream, 1, &stats) != LODE_OK;
+    if (view == s->sparse)
+        s->stats = stats;
 }
 
 /* ------------------------------------------------------------------ comparing */
@@ -314,6 +317,18 @@ static double dense_slice(void *context, uint32_t turn, uint32_t part, uint32_t 
 
 /* ---------------------------------------------------------------------- rows */
 
+/* Stages by the clock are shares of the last step; the same shares of a step's processor time say what it is made of.
+ */
+static void explain_by_stages(const step_bench_t *s, lode_kernel_row_t *row, double step_ms)
+{
+    double share[LODE_STAGE_COUNT];
+    for (int i = 0; i < LODE_STAGE_COUNT; i++)
+        share[i] = step_ms * (double)s->stats.stage_ns[i] / (double)(s->stats.step_ns + 1);
+    lode_kernels_explain(row, "of %.2f ms a sparse step: score %.2f, select %.2f, find %.2f, attend %.2f", step_ms,
+                         share[LODE_STAGE_SCORE], share[LODE_STAGE_SELECT], share[LODE_STAGE_FETCH],
+                         share[LODE_STAGE_ATTEND]);
+}
+
 static lode_status_t whole_row(step_bench_t *s, lode_kernel_row_t *row)
 {
     lode_kernel_work_t figure = {sparse_slice, s, 1}, floor = {stages_slice, s, 1};
@@ -328,10 +343,7 @@ static lode_status_t whole_row(step_bench_t *s, lode_kernel_row_t *row)
     row->floor = 1e3 / row->floor;
     row->ratio = row->figure / row->floor;
     step_together(s);
-    const uint64_t *ns = s->cluster->step->stats.stage_ns;
-    lode_kernels_explain(row, "of the last step: score %.0f, select %.0f, fetch %.0f, attend %.0f us",
-                         (double)ns[LODE_STAGE_SCORE] * 1e-3, (double)ns[LODE_STAGE_SELECT] * 1e-3,
-                         (double)ns[LODE_STAGE_FETCH] * 1e-3, (double)ns[LODE_STAGE_ATTEND] * 1e-3);
+    explain_by_stages(s, row, row->figure);
     return status;
 }
 
@@ -341,7 +353,7 @@ static void dense_row(step_bench_t *s, lode_kernel_row_t *row)
     step_alone(s);
     lode_kernels_rate_row(s->bench, row, &figure, &floor, 1);
     step_together(s);
-    lode_kernels_explain(row, "dense %.1f ms, sparse %.1f ms", 1e3 / row->floor, 1e3 / row->figure);
+    explain_by_stages(s, row, 1e3 / row->figure);
 }
 
 typedef struct spent {
