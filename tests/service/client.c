@@ -382,6 +382,20 @@ static void *ask_rank(void *context)
     return NULL;
 }
 
+/* SIGSTOP takes effect when it pleases the kernel. */
+static void stop_process(pid_t pid)
+{
+    char path[64], state = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    CHECK(kill(pid, SIGSTOP) == 0);
+    for (int i = 0; i < 1000 && state != 'T'; i++) {
+        FILE *file = fopen(path, "r");
+        CHECK(file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1);
+        fclose(file);
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL); /* and its threads, which may be a little behind */
+    }
+}
+
 /* One client asks for numbers of a rank that is stopped, which takes until that is held for lost; another steps. */
 static int beside(uint32_t rank, pid_t pid)
 {
@@ -390,8 +404,8 @@ static int beside(uint32_t rank, pid_t pid)
     pthread_t thread;
     int done = 0, wrong = 0;
     loop_begin(&loop);
+    stop_process(pid);
     uint64_t begin = lode_now_ns();
-    CHECK(kill(pid, SIGSTOP) == 0);
     CHECK(pthread_create(&thread, NULL, ask_rank, &asker) == 0);
     for (; !atomic_load(&asker.done); done++) {
         TRY(lode_step(loop.cluster, 0, &loop.stream, 1, NULL));
