@@ -36,12 +36,14 @@ static cut_t cut_at(const lode_topk_parts_t *parts, const float *scores, size_t 
     return (cut_t){lode_key_score(from), k - above};
 }
 
-/* `size` evenly spaced scores. */
+/* One of each `size` equal stretches, not the same of each: scores that repeat themselves would else mislead. */
 static void take_sample(const float *scores, size_t n, size_t size, float *sample)
 {
     uint64_t step = ((uint64_t)n << 32) / size;
-    for (size_t i = 0; i < size; i++)
-        sample[i] = scores[i * step >> 32];
+    for (size_t i = 0; i < size; i++) {
+        uint64_t within = (uint32_t)((uint32_t)i * 2654435769u); /* of 2^32 */
+        sample[i] = scores[(i * step + within * (step >> 32)) >> 32];
+    }
 }
 
 /*
