@@ -112,6 +112,7 @@ void lode_block_message(const lode_block_info_t *info, Lodemark__BlockInfo *mess
     message->bits = info->landmark.bits;
     message->chunk = info->landmark.chunk;
     message->centre = info->landmark.centre;
+    message->index = info->landmark.index;
     message->expected_tokens = info->expected_tokens;
     message->writer = info->writer;
     message->transform = info->transform;

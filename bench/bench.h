@@ -14,6 +14,8 @@ int lode_bench_fetch(int argc, char **argv);
 int lode_bench_kernels(int argc, char **argv);
 /** Kinds of landmarks side by side, by the softmax mass that they find. */
 int lode_bench_landmarks(int argc, char **argv);
+/** Choosing by the index of two levels beside choosing from all landmarks, and beside other libraries. */
+int lode_bench_index(int argc, char **argv);
 /** Generated keys, values and queries to a capture file. */
 int lode_generate(int argc, char **argv);
 /** The transform in front of the quantiser, from captures. */

@@ -251,12 +251,20 @@ typedef enum lode_landmark_codec {
     LODE_LANDMARK_HIGGS    /**< Hadamard, Gaussian vector grid as in arXiv 2604.08426 (bits = 4, 2) */
 } lode_landmark_codec_t;
 
+/** Whether a block's landmarks have an index, so that a step over very many of them looks at some alone. */
+typedef enum lode_landmark_index {
+    LODE_INDEX_AUTO, /**< kept by blocks that are announced as long, used where it pays */
+    LODE_INDEX_ON,   /**< kept, and used wherever there is something to skip */
+    LODE_INDEX_OFF
+} lode_landmark_index_t;
+
 /** The quantised representative of each chunk of keys. */
 typedef struct lode_landmark_spec {
     lode_landmark_codec_t codec;
     uint32_t bits;   /**< a coordinate: 16, 8, 4, 2, 1 */
     uint32_t chunk;  /**< tokens a landmark: 1, 2, 4, 8, 16 */
     uint32_t centre; /**< 1: the block's mean key is subtracted before quantising, its score added back */
+    lode_landmark_index_t index;
 } lode_landmark_spec_t;
 
 /** "landmark2", "landmark4:c8", "landmark2:higgs:nocentre" … to a spec. */

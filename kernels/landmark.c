@@ -5,6 +5,8 @@ bool lode_landmark_spec_valid(const lode_landmark_spec_t *spec, uint32_t dim)
 {
     if (dim != 64 && dim != 128 && dim != 256)
         return false;
+    if (spec->index > LODE_INDEX_OFF)
+        return false;
     uint32_t chunk = spec->chunk;
     if (chunk != 1 && chunk != 2 && chunk != 4 && chunk != 8 && chunk != 16)
         return false;

@@ -143,6 +143,13 @@ uint64_t lode_store_tokens(lode_store_h store, uint32_t slot, uint32_t layer);
  */
 uint64_t lode_store_span(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t first,
                          uint64_t limit, const uint8_t **tiles);
+/**
+ * The same of the block's index (landmarks/index.h): from group @p first of LODE_INDEX_GROUP landmarks, on to at most
+ * @p limit, complete groups alone.
+ * @param first  0, or where a run ended  @return groups in the run; 0: at the end, or the block has no index
+ */
+uint64_t lode_store_index(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t first,
+                          uint64_t limit, const uint8_t **tiles);
 /** (dim) mean key of a head, NULL if the block is not centred. */
 const float *lode_store_mean(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head);
 /**

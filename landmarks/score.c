@@ -6,8 +6,8 @@
 
 /* The block mean's score comes from the queries as they are; the codes are of transformed keys, so want transformed
  * ones. */
-static void queries_prepare(const lode_ops_t *ops, const lode_landmark_spec_t *spec, uint32_t dim, const float *mean,
-                            const float *transform, const float *q, uint32_t group, lode_landmark_query_t *queries)
+void lode_queries_prepare(const lode_ops_t *ops, const lode_landmark_spec_t *spec, uint32_t dim, const float *mean,
+                          const float *transform, const float *q, uint32_t group, lode_landmark_query_t *queries)
 {
     _Alignas(64) float transformed[LODE_MAX_GROUP * LODE_MAX_DIM];
     float bias[LODE_MAX_GROUP] = {0};
@@ -34,8 +34,8 @@ void lode_scorer_prepare(lode_scorer_t *scorer, lode_store_h store, uint32_t slo
     scorer->layer = layer;
     scorer->head = head;
     scorer->group = group;
-    queries_prepare(lode_store_ops(store), &lode_store_info(store, slot)->landmark, lode_store_dim(store),
-                    lode_store_mean(store, slot, layer, head), transform, q, group, scorer->queries);
+    lode_queries_prepare(lode_store_ops(store), &lode_store_info(store, slot)->landmark, lode_store_dim(store),
+                         lode_store_mean(store, slot, layer, head), transform, q, group, scorer->queries);
 }
 
 void lode_scorer_score(const lode_scorer_t *scorer, uint64_t begin, uint64_t end, float *out, size_t stride,

@@ -6,19 +6,25 @@
 
 #define KNOWN                                                                                                        \
     "known are landmark16, landmark8, landmark4, landmark2, landmark1, then any of :c1 :c2 :c4 :c8 :c16, :higgs (4 " \
-    "and 2 bits), "                                                                                                  \
-    ":centre or :nocentre, each once"
+    "and 2 bits), :centre or :nocentre, :index or :noindex, each once"
 
 /* What an option decides, so that none is decided twice. */
-enum { DECIDED_CHUNK = 1, DECIDED_CODEC = 2, DECIDED_CENTRE = 4 };
+enum { DECIDED_CHUNK = 1, DECIDED_CODEC = 2, DECIDED_CENTRE = 4, DECIDED_INDEX = 8 };
 
 static const struct {
     const char *text;
-    uint32_t decides, chunk, centre;
+    uint32_t decides, value;
 } spec_options[] = {
-    {"c1", DECIDED_CHUNK, 1, 0},      {"c2", DECIDED_CHUNK, 2, 0},        {"c4", DECIDED_CHUNK, 4, 0},
-    {"c8", DECIDED_CHUNK, 8, 0},      {"c16", DECIDED_CHUNK, 16, 0},      {"higgs", DECIDED_CODEC, 0, 0},
-    {"centre", DECIDED_CENTRE, 0, 1}, {"nocentre", DECIDED_CENTRE, 0, 0},
+    {"c1", DECIDED_CHUNK, 1},
+    {"c2", DECIDED_CHUNK, 2},
+    {"c4", DECIDED_CHUNK, 4},
+    {"c8", DECIDED_CHUNK, 8},
+    {"c16", DECIDED_CHUNK, 16},
+    {"higgs", DECIDED_CODEC, LODE_LANDMARK_HIGGS},
+    {"centre", DECIDED_CENTRE, 1},
+    {"nocentre", DECIDED_CENTRE, 0},
+    {"index", DECIDED_INDEX, LODE_INDEX_ON},
+    {"noindex", DECIDED_INDEX, LODE_INDEX_OFF},
 };
 
 static bool bits_parse(const char *text, size_t length, uint32_t *bits)
@@ -46,12 +52,15 @@ static bool option_apply(const char *text, size_t length, uint32_t *decided, lod
         if (*decided & decides)
             return false;
         *decided |= decides;
+        uint32_t value = spec_options[i].value;
         if (decides == DECIDED_CHUNK)
-            spec->chunk = spec_options[i].chunk;
+            spec->chunk = value;
         else if (decides == DECIDED_CENTRE)
-            spec->centre = spec_options[i].centre;
+            spec->centre = value;
+        else if (decides == DECIDED_INDEX)
+            spec->index = (lode_landmark_index_t)value;
         else
-            spec->codec = LODE_LANDMARK_HIGGS;
+            spec->codec = (lode_landmark_codec_t)value;
         return true;
     }
     return false;

@@ -4,7 +4,8 @@
  *
  * A (block, layer) is a list of extents; extent e holds pages [P·(2^e − 1), P·(2^(e+1) − 1)), so a place is found
  * without a search and nothing ever moves. In an extent each head's tiles lie in one piece, so that scanning a
- * head is one sequential read; behind them a note a page, and in the first extent the mean keys.
+ * head is one sequential read; behind them the tiles of their index if the block has one, a note a page, and in the
+ * first extent the mean keys.
  * An extent's memory is reserved as pages arrive, not when it is taken.
  *
  * Order is what keeps readers and a keeper's successor safe: a block shows by its directory stamp, an extent by
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "landmarks/heap.h"
+#include "landmarks/index.h"
 #include "landmarks/inside.h"
 
 #define MAGIC UINT64_C(0x31306b72616d6c6f) /* "olmark01" in memory */
@@ -297,7 +299,8 @@ typedef struct extent_shape {
     uint32_t heads;
     uint32_t page_landmarks;
     uint64_t tile_bytes;
-    uint64_t head_bytes; /* from one head's tiles to the next's */
+    uint64_t head_bytes;                                /* from one head's tiles to the next's */
+    uint64_t index, index_tile_bytes, index_head_bytes; /* the same of the index; no bytes without one */
     uint64_t notes;
     uint64_t mean, mean_bytes; /* none but in the first */
     uint64_t bytes;
@@ -322,6 +325,12 @@ static uint64_t tiles_bytes(const extent_shape_t *shape, uint64_t pages)
     return (pages * shape->page_landmarks + LODE_TILE - 1) / LODE_TILE * shape->tile_bytes;
 }
 
+/* Bytes of one head's index tiles for the first pages of an extent. */
+static uint64_t index_bytes(const extent_shape_t *shape, uint64_t pages)
+{
+    return (pages * shape->page_landmarks / LODE_INDEX_GROUP + LODE_TILE - 1) / LODE_TILE * shape->index_tile_bytes;
+}
+
 static extent_shape_t extent_shape(const lode_block_info_t *info, uint32_t dim, uint32_t e)
 {
     uint64_t first = first_pages(info);
@@ -333,28 +342,37 @@ static extent_shape_t extent_shape(const lode_block_info_t *info, uint32_t dim, 
         .tile_bytes = lode_landmark_tile_bytes(&info->landmark, dim),
     };
     shape.head_bytes = tiles_bytes(&shape, shape.pages);
-    shape.notes = shape.heads * shape.head_bytes;
+    shape.index = shape.heads * shape.head_bytes;
+    if (lode_index_kept(info)) {
+        lode_landmark_spec_t kept = lode_index_spec(&info->landmark);
+        shape.index_tile_bytes = lode_landmark_tile_bytes(&kept, dim);
+    }
+    shape.index_head_bytes = index_bytes(&shape, shape.pages);
+    shape.notes = shape.index + shape.heads * shape.index_head_bytes;
     shape.mean = round_up(shape.notes + shape.pages * sizeof(page_note_t), 64);
     shape.mean_bytes = e == 0 && info->landmark.centre ? (uint64_t)shape.heads * dim * sizeof(float) : 0;
     shape.bytes = shape.mean + shape.mean_bytes;
     return shape;
 }
 
-/* The n-th stretch of an extent that pages [from, to) lie in: each head's tiles, the notes, the mean. */
+/* The n-th stretch of an extent that pages [from, to) lie in: each head's tiles and index, the notes, the mean. */
 static bool stretch(const extent_shape_t *shape, uint32_t n, uint64_t from, uint64_t to, uint64_t *begin,
                     uint64_t *bytes)
 {
     if (n < shape->heads) {
         *begin = n * shape->head_bytes + tiles_bytes(shape, from);
         *bytes = tiles_bytes(shape, to) - tiles_bytes(shape, from);
-    } else if (n == shape->heads) {
+    } else if (n < 2 * shape->heads) {
+        *begin = shape->index + (n - shape->heads) * shape->index_head_bytes + index_bytes(shape, from);
+        *bytes = index_bytes(shape, to) - index_bytes(shape, from);
+    } else if (n == 2 * shape->heads) {
         *begin = shape->notes + from * sizeof(page_note_t);
         *bytes = (to - from) * sizeof(page_note_t);
     } else {
         *begin = shape->mean;
         *bytes = from == 0 && to > 0 ? shape->mean_bytes : 0;
     }
-    return n <= shape->heads + 1;
+    return n <= 2 * shape->heads + 1;
 }
 
 static page_note_t *note_at(lode_store_h store, const extent_shape_t *shape, uint64_t extent, uint64_t page)
@@ -693,6 +711,23 @@ void lode_store_forget_rank(lode_store_h store, uint32_t rank)
     }
 }
 
+/* Make the index of the groups that landmarks [from, to) complete; nobody reads it before they are published. */
+static void index_make(lode_store_h store, const block_record_t *record, uint32_t layer, uint64_t from, uint64_t to)
+{
+    uint32_t page_landmarks = lode_landmarks_per_page(&record->info.landmark);
+    for (uint64_t first = from / LODE_INDEX_GROUP * LODE_INDEX_GROUP, end; first < to; first = end) {
+        uint32_t e = extent_of(&record->info, first / page_landmarks);
+        extent_shape_t shape = extent_shape(&record->info, store->params.dim, e);
+        uint8_t *extent = store->base + atomic_load_explicit(&record->layers[layer].extents[e], memory_order_relaxed);
+        uint64_t begin = shape.first_page * page_landmarks, limit = begin + shape.pages * page_landmarks;
+        end = to < limit ? to : limit;
+        for (uint32_t head = 0; head < shape.heads; head++)
+            lode_index_build(store->params.ops, &record->info.landmark, store->params.dim,
+                             extent + head * shape.head_bytes, (first - begin) / LODE_INDEX_GROUP,
+                             (end - begin) / LODE_INDEX_GROUP, extent + shape.index + head * shape.index_head_bytes);
+    }
+}
+
 lode_status_t lode_store_publish(lode_store_h store, uint64_t block, uint32_t layer, uint64_t tokens)
 {
     uint32_t slot = 0;
@@ -710,6 +745,9 @@ lode_status_t lode_store_publish(lode_store_h store, uint64_t block, uint32_t la
                              "page %" PRIu64 " are not here",
                              record->info.name, layer, tokens, page);
     }
+    if (lode_index_kept(&record->info))
+        index_make(store, record, layer, lode_landmarks_of(&record->info.landmark, visible),
+                   lode_landmarks_of(&record->info.landmark, tokens));
     atomic_store_explicit(&record->layers[layer].tokens, tokens, memory_order_release);
     return LODE_OK;
 }
@@ -738,6 +776,28 @@ uint64_t lode_store_span(lode_store_h store, uint32_t slot, uint32_t layer, uint
     if (extent == 0)
         return 0; /* the block was dropped and collected */
     *tiles = store->base + extent + head * shape.head_bytes + (first - begin) / LODE_TILE * shape.tile_bytes;
+    return (end < limit ? end : limit) - first;
+}
+
+uint64_t lode_store_index(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t first,
+                          uint64_t limit, const uint8_t **tiles)
+{
+    block_record_t *record = record_at(store, slot);
+    uint64_t published = lode_landmarks_of(&record->info.landmark, lode_store_tokens(store, slot, layer));
+    uint32_t page_landmarks = lode_landmarks_per_page(&record->info.landmark);
+    limit = limit < published / LODE_INDEX_GROUP ? limit : published / LODE_INDEX_GROUP;
+    if (first >= limit || !lode_index_kept(&record->info))
+        return 0;
+    uint32_t e = extent_of(&record->info, first * LODE_INDEX_GROUP / page_landmarks);
+    extent_shape_t shape = extent_shape(&record->info, store->params.dim, e);
+    uint64_t extent = atomic_load_explicit(&record->layers[layer].extents[e], memory_order_acquire);
+    uint64_t begin = shape.first_page * page_landmarks / LODE_INDEX_GROUP;
+    uint64_t end = begin + shape.pages * page_landmarks / LODE_INDEX_GROUP;
+    if (extent == 0)
+        return 0; /* the block was dropped and collected */
+    assert((first - begin) % LODE_TILE == 0);
+    *tiles = store->base + extent + shape.index + head * shape.index_head_bytes +
+             (first - begin) / LODE_TILE * shape.index_tile_bytes;
     return (end < limit ? end : limit) - first;
 }
 

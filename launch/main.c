@@ -20,6 +20,7 @@ static const command_t bench_commands[] = {
     {"fetch", lode_bench_fetch, NULL, "fetching alone, beside its floor and its rivals"},
     {"kernels", lode_bench_kernels, NULL, "this machine's arithmetic, kernel by kernel, beside its floors"},
     {"landmarks", lode_bench_landmarks, NULL, "kinds of landmarks by the softmax mass that they find"},
+    {"index", lode_bench_index, NULL, "choosing by the index of two levels beside a scan of all landmarks"},
     {NULL},
 };
 

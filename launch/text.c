@@ -33,11 +33,14 @@ const char *lode_text_landmark(const lode_landmark_spec_t *spec, char text[LODE_
     char chunk[16] = "";
     if (spec->chunk > 1)
         snprintf(chunk, sizeof chunk, ":c%u", spec->chunk);
-    snprintf(text, LODE_TEXT_MAX, "landmark%u%s%s%s", spec->bits, chunk,
+    snprintf(text, LODE_TEXT_MAX, "landmark%u%s%s%s%s", spec->bits, chunk,
              spec->codec == LODE_LANDMARK_HIGGS ? ":higgs" : "",
              spec->centre == (spec->codec != LODE_LANDMARK_MEAN) ? ""
              : spec->centre                                      ? ":centre"
-                                                                 : ":nocentre");
+                                                                 : ":nocentre",
+             spec->index == LODE_INDEX_ON    ? ":index"
+             : spec->index == LODE_INDEX_OFF ? ":noindex"
+                                             : "");
     return text;
 }
 

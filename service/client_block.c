@@ -146,6 +146,7 @@ lode_status_t client_block_create(lode_cluster_h cluster, const lode_block_param
     info.bits = params->landmark.bits;
     info.chunk = params->landmark.chunk;
     info.centre = params->landmark.centre;
+    info.index = params->landmark.index;
     info.expected_tokens = params->expected_tokens;
     body.info = &info;
     ask.call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE;
@@ -285,16 +286,16 @@ static bool entry_of(const Lodemark__BlockEntry *message, lode_block_entry_t *en
     if (!info || strlen(info->name) > LODE_NAME_MAX || !session_text_is_fine(info->name) ||
         info->format > LODE_FORMAT_HIGGS4 || info->codec > LODE_LANDMARK_HIGGS)
         return false;
-    *entry =
-        (lode_block_entry_t){.id = info->id,
-                             .tokens = message->tokens,
-                             .format = (lode_format_t)info->format,
-                             .replicas = info->replicas,
-                             .sealed = message->sealed,
-                             .writer = info->writer,
-                             .kv_head_begin = info->kv_head_begin,
-                             .kv_head_end = info->kv_head_end,
-                             .landmark = {(lode_landmark_codec_t)info->codec, info->bits, info->chunk, info->centre}};
+    *entry = (lode_block_entry_t){.id = info->id,
+                                  .tokens = message->tokens,
+                                  .format = (lode_format_t)info->format,
+                                  .replicas = info->replicas,
+                                  .sealed = message->sealed,
+                                  .writer = info->writer,
+                                  .kv_head_begin = info->kv_head_begin,
+                                  .kv_head_end = info->kv_head_end,
+                                  .landmark = {(lode_landmark_codec_t)info->codec, info->bits, info->chunk,
+                                               info->centre, (lode_landmark_index_t)info->index}};
     snprintf(entry->name, sizeof entry->name, "%s", info->name);
     return true;
 }

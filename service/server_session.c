@@ -77,12 +77,12 @@ static lode_status_t opened(serving_t *s, lode_block_h block)
 static lode_status_t serve_create(serving_t *s)
 {
     const Lodemark__BlockInfo *info = s->call->block_create->info;
-    lode_block_params_t params = {
-        .name = info->name,
-        .format = (lode_format_t)info->format,
-        .replicas = info->replicas,
-        .landmark = {(lode_landmark_codec_t)info->codec, info->bits, info->chunk, info->centre},
-        .expected_tokens = info->expected_tokens};
+    lode_block_params_t params = {.name = info->name,
+                                  .format = (lode_format_t)info->format,
+                                  .replicas = info->replicas,
+                                  .landmark = {(lode_landmark_codec_t)info->codec, info->bits, info->chunk,
+                                               info->centre, (lode_landmark_index_t)info->index},
+                                  .expected_tokens = info->expected_tokens};
     lode_block_h block;
     LODE_TRY(lode_block_create(s->cluster, &params, &block));
     return opened(s, block);
