@@ -213,6 +213,20 @@ static void means_score(lode_store_h store, uint32_t layer, uint32_t head, const
             at[g * work->means_stride + i] = NEVER;
 }
 
+/* Means are too much alike for one of them to decide their sum: an eighth of them will do. */
+static float logsumexp_about(const lode_ops_t *ops, const float *x, uint64_t n)
+{
+    const uint64_t stretch = 256, every = 8;
+    float most = -INFINITY;
+    double sum = 0;
+    for (uint64_t i = 0; i < n; i += every * stretch) {
+        float part = ops->logsumexp(x + i, least(stretch, n - i));
+        sum = part > most ? sum * exp((double)most - part) + 1 : sum + exp((double)part - most);
+        most = part > most ? part : most;
+    }
+    return most + (float)log(sum);
+}
+
 /* The groups to look into, ascending. @return how many: plan->visited. */
 static size_t visited_choose(lode_store_h store, uint32_t layer, uint32_t head, const lode_choice_t *choice,
                              const lode_index_part_t *parts, const lode_index_plan_t *plan, const work_t *work)
@@ -224,7 +238,7 @@ static size_t visited_choose(lode_store_h store, uint32_t layer, uint32_t head, 
     if (choice->group > 1) {
         float shift[LODE_MAX_GROUP];
         for (uint32_t g = 0; g < choice->group; g++)
-            shift[g] = ops->logsumexp(work->means + g * work->means_stride, plan->groups);
+            shift[g] = logsumexp_about(ops, work->means + g * work->means_stride, plan->groups);
         ops->group_max(work->means, work->means_stride, shift, choice->group, work->means, plan->groups);
     }
     at = work->means;
@@ -286,18 +300,22 @@ static void group_copy(source_t *source, const lode_landmark_spec_t *spec, uint6
     uint8_t *tile = tiles + to / LODE_TILE * source->tile_bytes;
     uint8_t *words = tile + to % LODE_TILE / 16 * 16 * source->code_bytes + to % 16 * 4;
     const uint8_t *from = group_at(source, first);
-    if (count == LODE_INDEX_GROUP)
+    uint64_t at = first - source->begin;
+    const uint8_t *scales = source->tiles + at / LODE_TILE * source->tile_bytes + LODE_TILE * source->code_bytes +
+                            at % LODE_TILE * sizeof(uint16_t);
+    uint8_t *scales_to = tile + LODE_TILE * source->code_bytes + to % LODE_TILE * sizeof(uint16_t);
+    bool scaled = spec->codec != LODE_LANDMARK_MEAN;
+    if (count == LODE_INDEX_GROUP) { /* sizes that the compiler knows */
         for (size_t i = 0; i < source->code_bytes / 4; i++)
             memcpy(words + 64 * i, from + 64 * i, 4 * LODE_INDEX_GROUP);
-    else
+        if (scaled)
+            memcpy(scales_to, scales, LODE_INDEX_GROUP * sizeof(uint16_t));
+    } else {
         for (size_t i = 0; i < source->code_bytes / 4; i++)
             memcpy(words + 64 * i, from + 64 * i, 4 * count);
-    if (spec->codec == LODE_LANDMARK_MEAN)
-        return;
-    uint64_t at = first - source->begin;
-    memcpy(tile + LODE_TILE * source->code_bytes + to % LODE_TILE * 2,
-           source->tiles + at / LODE_TILE * source->tile_bytes + LODE_TILE * source->code_bytes + at % LODE_TILE * 2,
-           2 * count);
+        if (scaled)
+            memcpy(scales_to, scales, count * sizeof(uint16_t));
+    }
 }
 
 /* What has been looked at so far. */
