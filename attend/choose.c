@@ -116,6 +116,39 @@ static lode_choice_t choice_of(const lode_step_state_t *step, const lode_span_t 
 
 /* ------------------------------------------------------------------ lay out */
 
+/* The blocks of a span, as the index knows them. */
+static lode_index_part_t *parts_of(const lode_step_state_t *step, const lode_span_t *span, lode_lane_t *lane)
+{
+    lode_index_part_t *parts = lane->index_parts.data;
+    for (uint32_t i = 0; i < span->stream->in->view->count; i++) {
+        const lode_seen_block_t *seen = lode_seen_at(step, span->stream, i);
+        parts[i] = (lode_index_part_t){.slot = lode_step_block_at(step, seen->index)->block->slot};
+    }
+    return parts;
+}
+
+/*
+ * Rows choose by the index one by one, each as it would in a step of its own: the span ends before the first that does,
+ * or is that one.
+ */
+static lode_status_t plan_index(lode_step_state_t *step, lode_span_t *span)
+{
+    lode_index_plan_t plan;
+    LODE_TRY(
+        lode_buffer_reserve(&step->lanes[0].index_parts, span->stream->in->view->count * sizeof(lode_index_part_t)));
+    const lode_index_part_t *parts = parts_of(step, span, &step->lanes[0]);
+    for (uint32_t r = 0; r < span->count; r++) {
+        lode_choice_t choice = choice_of(step, span, span->first + r);
+        if (!lode_index_pays(step->cluster->store, &choice, parts, &plan))
+            continue;
+        span->indexed = r == 0;
+        span->count = r == 0 ? 1 : r;
+        span->plan = plan;
+        break;
+    }
+    return LODE_OK;
+}
+
 /* Rows that take everything they see are done; the others become a span, with room for the tokens they will choose. */
 static lode_status_t add_span(lode_step_state_t *step, lode_span_t *span, size_t *pieces)
 {
@@ -124,6 +157,8 @@ static lode_status_t add_span(lode_step_state_t *step, lode_span_t *span, size_t
     LODE_TRY(lay_out_pieces(step, span, pieces));
     uint64_t budget = budget_of(span), room = budget + view->policy.sinks + view->policy.window + view->chunk;
     bool all = budget == span->tokens;
+    if (!all)
+        LODE_TRY(plan_index(step, span));
     if (span->tokens >= step->stats.visible_tokens) {
         step->stats.visible_tokens = span->tokens;
         step->stats.budget_tokens = budget;
@@ -179,6 +214,26 @@ static size_t notes_room(const lode_span_t *span)
     return room < span->landmarks ? room : span->landmarks;
 }
 
+/* What threads need for any of the spans that go by the index. */
+static lode_status_t reserve_index(lode_step_state_t *step)
+{
+    size_t blocks = 0, work = 0, floats = 0;
+    for (uint32_t i = 0; i < step->span_count; i++) {
+        const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
+        if (!span->indexed)
+            continue;
+        blocks = greater(blocks, span->stream->in->view->count);
+        floats = greater(floats, blocks * span->group * step->cluster->geometry.head_dim);
+        work = greater(work, span->plan.work_bytes);
+    }
+    for (uint32_t i = 0; work && i < step->lane_count; i++) {
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].index_parts, blocks * sizeof(lode_index_part_t)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].index_queries, floats * sizeof(float)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].index_work, work));
+    }
+    return LODE_OK;
+}
+
 /* What threads need for any of the spans. */
 static lode_status_t reserve_lanes(lode_step_state_t *step)
 {
@@ -187,6 +242,8 @@ static lode_status_t reserve_lanes(lode_step_state_t *step)
         const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
         const lode_view_h view = span->stream->in->view;
         uint32_t score_rows = span->count * span->group;
+        if (span->indexed)
+            continue;
         scores = greater(scores, score_rows * span->stride + 16);
         sums = greater(sums, score_rows * (span->landmarks / LODE_SLICE + view->count));
         picks = greater(picks, span->landmarks);
@@ -231,6 +288,13 @@ static void queries_of(const lode_step_state_t *step, const lode_span_t *span, c
     }
 }
 
+static const float *transform_of(const lode_step_state_t *step, const struct lode_block *block, uint32_t head)
+{
+    return block->info.transform
+               ? lode_transform_queries(step->cluster->transform, step->layer, block->info.kv_head_begin + head)
+               : NULL;
+}
+
 /* Make the queries ready for a block of the span. */
 static void prepare_queries(lode_step_state_t *step, const lode_span_t *span, uint32_t piece, uint32_t head,
                             lode_lane_t *lane)
@@ -240,11 +304,8 @@ static void prepare_queries(lode_step_state_t *step, const lode_span_t *span, ui
     const lode_seen_block_t *seen = lode_seen_at(step, span->stream, piece);
     const struct lode_block *block = lode_step_block_at(step, seen->index)->block;
     queries_of(step, span, seen, head, q);
-    const float *transform = block->info.transform ? lode_transform_queries(step->cluster->transform, step->layer,
-                                                                            block->info.kv_head_begin + head)
-                                                   : NULL;
     lode_scorer_prepare(&lane->scorer, step->cluster->store, block->slot, step->layer, head, q,
-                        span->count * span->group, transform);
+                        span->count * span->group, transform_of(step, block, head));
     lane->stage_ns[LODE_STAGE_ROTATE] += lode_now_ns() - begin;
 }
 
@@ -342,6 +403,31 @@ static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_
     lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
 }
 
+/* ---------------------------------------------------------------- by the index */
+
+static void choose_by_index(lode_step_state_t *step, const lode_span_t *span, uint32_t head, lode_lane_t *lane)
+{
+    size_t floats = (size_t)span->group * step->cluster->geometry.head_dim;
+    lode_index_part_t *parts = parts_of(step, span, lane);
+    float *q = lane->index_queries.data;
+    uint64_t begin = lode_now_ns();
+    for (uint32_t i = 0; i < span->stream->in->view->count; i++, q += floats) {
+        const lode_seen_block_t *seen = lode_seen_at(step, span->stream, i);
+        queries_of(step, span, seen, head, q);
+        parts[i].q = q;
+        parts[i].transform = transform_of(step, lode_step_block_at(step, seen->index)->block, head);
+    }
+    uint64_t rotated = lode_now_ns();
+    lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + span->first, head);
+    lode_choice_t choice = choice_of(step, span, span->first);
+    uint32_t *tokens = (uint32_t *)step->tokens.data + chosen->start;
+    chosen->count = lode_index_choose(step->cluster->store, step->layer, head, &choice, parts, &span->plan,
+                                      lane->index_work.data, tokens);
+    chosen->digest = digest_of(tokens, chosen->count);
+    lane->stage_ns[LODE_STAGE_ROTATE] += rotated - begin;
+    lane->stage_ns[LODE_STAGE_SCORE] += lode_now_ns() - rotated;
+}
+
 /* ------------------------------------------------------------- whole and cut */
 
 /* One thread scores all of a (span, head), and selects from it while it has the scores at hand. */
@@ -351,6 +437,10 @@ static void choose_whole(lode_step_state_t *step, void *context, uint32_t item, 
     uint32_t head = item % step->cluster->heads, piece = UINT32_MAX;
     lode_slice_t slice = no_slice(item);
     (void)context;
+    if (span->indexed) {
+        choose_by_index(step, span, head, lane);
+        return;
+    }
     while (next_slice(step, span, &slice)) {
         if (slice.piece != piece)
             prepare_queries(step, span, slice.piece, head, lane);
@@ -374,7 +464,7 @@ static lode_status_t cut_items(lode_step_state_t *step, uint32_t first, uint32_t
     for (uint32_t item = first; item < items; item++) {
         const lode_span_t *span = span_at(step, item);
         lode_slice_t slice = no_slice(item);
-        while (next_slice(step, span, &slice)) {
+        while (!span->indexed && next_slice(step, span, &slice)) {
             LODE_TRY(lode_buffer_extend(&step->slices, (cut->slices + 1) * sizeof slice, cut->slices * sizeof slice));
             ((lode_slice_t *)step->slices.data)[cut->slices++] = slice;
         }
@@ -432,7 +522,11 @@ static void select_cut(lode_step_state_t *step, void *context, uint32_t row, lod
     for (; row >= span_at(step, item)->count; item++)
         row -= span_at(step, item)->count;
     const lode_span_t *span = span_at(step, item);
-    select_row(step, span, span->first + row, item % step->cluster->heads, true, &step->lanes[item - cut->first], lane);
+    if (span->indexed)
+        choose_by_index(step, span, item % step->cluster->heads, lane);
+    else
+        select_row(step, span, span->first + row, item % step->cluster->heads, true, &step->lanes[item - cut->first],
+                   lane);
 }
 
 /* Bytes of landmarks that all spans and heads read. */
@@ -453,6 +547,7 @@ static lode_status_t choose_all(lode_step_state_t *step)
     uint64_t bytes = bytes_to_score(step);
     cut_t cut;
     LODE_TRY(reserve_lanes(step));
+    LODE_TRY(reserve_index(step));
     LODE_TRY(cut_items(step, whole, items, &cut));
     lode_step_share(step, whole, bytes, choose_whole, NULL);
     lode_step_share(step, cut.slices, bytes, score_cut, &cut);

@@ -12,6 +12,7 @@
 #include <math.h>
 
 #include "attend/inside.h"
+#include "landmarks/index.h"
 
 /** A block of the step, however many streams see it. */
 typedef struct lode_step_block {
@@ -59,6 +60,8 @@ typedef struct lode_span {
     uint64_t tokens;       /**< seen, in pages */
     uint64_t landmarks;    /**< of all pieces */
     size_t stride;         /**< floats between score rows */
+    bool indexed;          /**< it goes by the index of its landmarks; then it is one row */
+    lode_index_plan_t plan;
 } lode_span_t;
 
 /** Landmarks of a piece that are scored at once. Fixed, so that sums over slices never depend on who does them. */
@@ -83,6 +86,7 @@ typedef struct lode_lane {
     lode_buffer_t picks;          /**< uint32_t a landmark */
     lode_buffer_t notes;          /**< of scores: see lode_notes_t */
     size_t notes_room;
+    lode_buffer_t index_parts, index_queries, index_work; /**< lode_index_part_t a block of a view, its queries */
     const uint8_t *pointers[LODE_PORTION];
     lode_scorer_t scorer;
     uint32_t prepared_item, prepared_piece; /**< what the scorer is ready for, while (span, head) are cut */
