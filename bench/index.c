@@ -64,22 +64,42 @@ typedef struct turn {
     lode_index_plan_t plan;
     lode_piece_t *pieces;
     lode_index_part_t *parts;
-    float *q, *scores, *kept; /* kept: the scores before choosing takes them */
+    lode_scorer_t scorer;
+    lode_notes_t notes;
+    float *q, *scores, *kept, *sums; /* kept: the scores before choosing takes them; sums: of slices */
     size_t stride;
     uint32_t *scratch, *linear, *chosen;
     void *work;
     float *score_scratch;
 } turn_t;
 
+/* As a step does it: slices whose exponentials are summed while they are cached, top-k from the last query's threshold.
+ */
 static uint64_t choose_linear(const lode_index_bench_t *b, turn_t *t, bool keep)
 {
-    float *out = t->scores;
-    for (uint32_t p = 0; p < t->choice.piece_count; out += t->pieces[p++].landmarks)
-        lode_store_score(t->data->store, t->parts[p].slot, 0, t->head, t->pieces[p].tokens, t->parts[p].q,
-                         LODE_INDEX_QUERIES, NULL, out, t->stride, t->score_scratch);
+    enum { SLICE = 8192 };
+    float shift[LODE_INDEX_QUERIES], *out = t->scores;
+    size_t slices = 0;
+    for (uint32_t p = 0; p < t->choice.piece_count; out += t->pieces[p++].landmarks) {
+        lode_scorer_prepare(&t->scorer, t->data->store, t->parts[p].slot, 0, t->head, t->parts[p].q, LODE_INDEX_QUERIES,
+                            NULL);
+        for (uint64_t first = 0; first < t->pieces[p].landmarks; first += SLICE, slices++) {
+            uint64_t left = t->pieces[p].landmarks - first, n = left < SLICE ? left : SLICE;
+            lode_scorer_score(&t->scorer, first, first + n, out + first, t->stride, t->score_scratch);
+            for (uint32_t g = 0; g < LODE_INDEX_QUERIES; g++)
+                t->sums[slices * LODE_INDEX_QUERIES + g] = b->ops->logsumexp(out + first + g * t->stride, n);
+        }
+    }
+    for (uint32_t g = 0; g < LODE_INDEX_QUERIES; g++)
+        shift[g] = lode_sums_join(t->sums + g, LODE_INDEX_QUERIES, slices);
     if (keep)
         memcpy(t->kept, t->scores, LODE_INDEX_QUERIES * t->stride * sizeof *t->kept);
-    return lode_choose(b->ops, &t->choice, t->scores, t->stride, t->scratch, t->linear);
+    lode_choice_t choice = t->choice;
+    t->notes.bound = t->notes.next;
+    t->notes.count = 0;
+    choice.shift = shift;
+    choice.notes = &t->notes;
+    return lode_choose(b->ops, &choice, t->scores, t->stride, t->scratch, t->linear);
 }
 
 static uint64_t choose_by_index(turn_t *t)
@@ -94,6 +114,9 @@ static void turn_free(turn_t *t)
     free(t->q);
     free(t->scores);
     free(t->kept);
+    free(t->sums);
+    free(t->notes.score);
+    free(t->notes.index);
     free(t->scratch);
     free(t->linear);
     free(t->chosen);
@@ -111,13 +134,17 @@ static lode_status_t turn_create(const lode_index_bench_t *b, const lode_index_d
     t->q = malloc(documents * rows * LODE_INDEX_DIM * sizeof(float));
     t->scores = aligned_alloc(64, (rows * t->stride + 16) * sizeof(float));
     t->kept = malloc(rows * t->stride * sizeof(float));
+    t->sums = malloc((d->landmarks / 4096 + documents) * rows * sizeof(float));
+    t->notes = (lode_notes_t){.bound = -INFINITY, .next = -INFINITY, .room = 2 * budget + 1024};
+    t->notes.score = malloc((t->notes.room + LODE_NOTES_SLACK) * sizeof(float));
+    t->notes.index = malloc((t->notes.room + LODE_NOTES_SLACK) * sizeof(uint32_t));
     t->scratch = malloc(d->landmarks * sizeof(uint32_t));
     t->linear = malloc(room * sizeof(uint32_t));
     t->chosen = malloc(room * sizeof(uint32_t));
     size_t floats = (lode_score_scratch_floats(&b->spec, LODE_INDEX_DIM, LODE_INDEX_QUERIES) + 16) / 16 * 16;
     t->score_scratch = aligned_alloc(64, floats * sizeof(float));
-    if (!t->pieces || !t->parts || !t->q || !t->scores || !t->kept || !t->scratch || !t->linear || !t->chosen ||
-        !t->score_scratch)
+    if (!t->pieces || !t->parts || !t->q || !t->scores || !t->kept || !t->sums || !t->notes.score || !t->notes.index ||
+        !t->scratch || !t->linear || !t->chosen || !t->score_scratch)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the scores of %llu landmarks",
                          (unsigned long long)d->landmarks);
     for (uint32_t i = 0; i < documents; i++) {

@@ -9,9 +9,9 @@
 #include "landmarks/inside.h"
 
 /* Where it pays (docs/index.md). */
-#define LEAST_LANDMARKS 262144
+#define LEAST_LANDMARKS 1048576
 #define VISIT_SHARE 10 /* one group in so many is looked into, and as many more as landmarks are wanted */
-#define MOST_SHARE 6   /* one in so many at most, or there is too little to skip */
+#define MOST_SHARE 8   /* one in so many at most, or there is too little to skip */
 
 #define BATCH_TILES 16
 #define BATCH_GROUPS (BATCH_TILES * LODE_TILE / LODE_INDEX_GROUP)
@@ -83,8 +83,8 @@ void lode_index_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec, u
             for (uint32_t j = 0; j < dim; j++)
                 mean[j] += x[j];
         }
-        for (uint32_t j = 0; j < dim; j++)
-            mean[j] *= 1.0f / LODE_INDEX_GROUP;
+        for (uint32_t j = 0; j < dim; j++) /* finite, whatever overflowed */
+            mean[j] = fminf(fmaxf(mean[j] / LODE_INDEX_GROUP, -0x1p125f), 0x1p125f);
         ops->landmark_quantise(&kept, dim, mean, 1, kept_row);
         ops->landmark_place(&kept, dim, kept_row, 1, index, group);
     }
@@ -213,18 +213,38 @@ static void means_score(lode_store_h store, uint32_t layer, uint32_t head, const
             at[g * work->means_stride + i] = NEVER;
 }
 
+/* A log-sum-exp from those of parts, in the order in which they come. */
+typedef struct sum {
+    float most;
+    double total; /* over e to most */
+} sum_t;
+
+static void sum_add(sum_t *sum, float part)
+{
+    if (part == -INFINITY)
+        return;
+    if (sum->total == 0) {
+        *sum = (sum_t){part, 1};
+    } else if (part > sum->most) {
+        *sum = (sum_t){part, sum->total * exp((double)sum->most - (double)part) + 1};
+    } else {
+        sum->total += exp((double)part - (double)sum->most);
+    }
+}
+
+static float sum_get(const sum_t *sum)
+{
+    return sum->total > 0 ? sum->most + (float)log(sum->total) : -INFINITY;
+}
+
 /* Means are too much alike for one of them to decide their sum: an eighth of them will do. */
 static float logsumexp_about(const lode_ops_t *ops, const float *x, uint64_t n)
 {
     const uint64_t stretch = 256, every = 8;
-    float most = -INFINITY;
-    double sum = 0;
-    for (uint64_t i = 0; i < n; i += every * stretch) {
-        float part = ops->logsumexp(x + i, least(stretch, n - i));
-        sum = part > most ? sum * exp((double)most - part) + 1 : sum + exp((double)part - most);
-        most = part > most ? part : most;
-    }
-    return most + (float)log(sum);
+    sum_t sum = {0};
+    for (uint64_t i = 0; i < n; i += every * stretch)
+        sum_add(&sum, ops->logsumexp(x + i, least(stretch, n - i)));
+    return sum_get(&sum);
 }
 
 /* The groups to look into, ascending. @return how many: plan->visited. */
@@ -322,6 +342,7 @@ static void group_copy(source_t *source, const lode_landmark_spec_t *spec, uint6
 typedef struct looked {
     size_t runs;
     uint64_t landmarks;
+    sum_t sums[LODE_MAX_GROUP]; /* of each score row */
 } looked_t;
 
 /* A run of tokens for lode_choose(): neighbours of the one before join it. */
@@ -369,6 +390,8 @@ static void piece_look(lode_store_h store, uint32_t layer, uint32_t head, const 
         }
         ops->landmark_score(spec, dim, work->batch, filled, queries, choice->group, work->scores + looked->landmarks,
                             work->stride, work->score_scratch);
+        for (uint32_t g = 0; choice->group > 1 && g < choice->group; g++) /* while they are cached */
+            sum_add(&looked->sums[g], ops->logsumexp(work->scores + looked->landmarks + g * work->stride, filled));
         looked->landmarks += filled;
     }
 }
@@ -392,7 +415,11 @@ uint64_t lode_index_choose(lode_store_h store, uint32_t layer, uint32_t head, co
                    &looked);
         base = end;
     }
+    float shift[LODE_MAX_GROUP];
+    for (uint32_t g = 0; g < choice->group; g++)
+        shift[g] = sum_get(&looked.sums[g]);
     lode_choice_t narrowed = *choice;
+    narrowed.shift = shift;
     narrowed.pieces = work.runs;
     narrowed.piece_count = (uint32_t)looked.runs;
     return lode_choose(lode_store_ops(store), &narrowed, work.scores, work.stride, work.scratch, tokens);

@@ -23,7 +23,7 @@
 #define LODE_INDEX_GROUP 4
 
 /** Announced landmarks from which on a block keeps an index without being told to. */
-#define LODE_INDEX_KEEP 262144
+#define LODE_INDEX_KEEP 1048576
 
 /** Whether a block has an index. */
 bool lode_index_kept(const lode_block_info_t *info);
