@@ -9,6 +9,8 @@
 #include "bench/bench.h"
 #include "bench/options.h"
 
+enum { RIVALS_MOST = 262144 /* landmarks: a rival keeps their keys in fp32, twice */ };
+
 static const lode_option_t index_options[] = {
     {"least", "65536", LODE_OPTION_COUNT, NULL, 4096, 1 << 24,
      "landmarks a head to begin with; then four times as many"},
@@ -16,7 +18,7 @@ static const lode_option_t index_options[] = {
      "landmarks a head to end with: 16777216 wants 4 GiB and some minutes"},
     {"policy", "landmark2", LODE_OPTION_TEXT, NULL, 0, 0, "landmarks, as of bench step; their index is always made"},
     {"slices", "12", LODE_OPTION_COUNT, NULL, 1, 1000, "queries of each figure, in turns with the scan of all"},
-    {"no-rivals", NULL, LODE_OPTION_FLAG, NULL, 0, 0, "without what other libraries take"},
+    {"no-rivals", NULL, LODE_OPTION_FLAG, NULL, 0, 0, "without what other libraries take (up to 262144 landmarks)"},
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of the generated keys and queries"},
     {"quick", NULL, LODE_OPTION_FLAG, NULL, 0, 0, "16384 landmarks, 3 queries: all checks, but figures of no worth"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the rows to this file as one JSON object"},
@@ -262,13 +264,26 @@ static lode_status_t budget_rows(lode_index_bench_t *b, const lode_index_data_t 
     return status;
 }
 
+/* What the scan of all took for the rivals' rows: the sharp head at the first budget. */
+static double sharp_linear_ms(const lode_index_bench_t *b, uint32_t from)
+{
+    for (uint32_t i = from; i < b->count; i++)
+        if (strcmp(b->rows[i].kind, "sharp") == 0)
+            return b->rows[i].linear_ms;
+    return NAN;
+}
+
 static lode_status_t size_rows(lode_index_bench_t *b, uint64_t landmarks)
 {
     lode_index_data_t d;
-    LODE_TRY(lode_index_data_create(b, landmarks, false, &d));
+    uint32_t from = b->count;
+    bool rivals = !lode_options_flag(&b->options, "no-rivals") && landmarks <= RIVALS_MOST && b->spec.chunk == 1;
+    LODE_TRY(lode_index_data_create(b, landmarks, rivals, &d));
     lode_status_t status = LODE_OK;
     for (size_t i = 0; status == LODE_OK && i < sizeof budgets / sizeof *budgets; i++)
         status = budget_rows(b, &d, i);
+    if (status == LODE_OK && rivals)
+        status = lode_index_rivals(b, &d, sharp_linear_ms(b, from));
     lode_index_data_destroy(&d);
     return status;
 }

@@ -42,7 +42,7 @@ typedef struct lode_index_data {
     lode_store_h store;
     void *memory;
     size_t bytes;
-    float *keys; /**< (landmarks, D) of the sharp head, as a rival wants them; NULL if they are too many */
+    float *keys; /**< (landmarks, D) of the sharp head, at view positions, as a rival wants them; or NULL */
     double freq[LODE_INDEX_DIM / 2];
 } lode_index_data_t;
 
@@ -70,6 +70,11 @@ void lode_index_query(const lode_index_bench_t *bench, const lode_index_data_t *
                       float *q);
 /** Processor time of this thread, ns. */
 uint64_t lode_index_spent_ns(void);
+/**
+ * Rows of other libraries: faiss over the keys that @p data keeps, and OpenBLAS for the dense step.
+ * @param linear_ms  what our scan of all takes for the same
+ */
+lode_status_t lode_index_rivals(lode_index_bench_t *bench, const lode_index_data_t *data, double linear_ms);
 lode_status_t lode_index_report(const lode_index_bench_t *bench, const char *path);
 
 #endif
