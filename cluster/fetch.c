@@ -269,9 +269,10 @@ static void fail_queue(fabric_fetching_t *fetching, uint32_t rank, fetch_cause_t
 /** Another owner to ask while the one asked last is silent: only one that is published and not known to be slow. */
 static bool hedge_source(fabric_fetching_t *fetching, uint32_t index, lode_fetch_source_t *source)
 {
+    lode_fabric_h fabric = fetching->fabric;
     fetch_way_t *way = &fetching->ways[index], kept = *way;
-    if (!(way->flags & ITEM_SECOND_ROUND) && next_source(fetching, index, source) &&
-        !(way->flags & ITEM_SECOND_ROUND) && source->published)
+    if (next_source(fetching, index, source) && source->published &&
+        fabric->peers[source->rank].avoid_until_ns <= fabric->swept_ns)
         return true;
     *way = kept;
     return false;
@@ -425,7 +426,7 @@ static void hedge(fabric_request_t *request, uint64_t now)
     fabric_fetching_t *fetching = request->fetching;
     lode_fabric_h fabric = request->fabric;
     bool any = false;
-    request->silent = true;
+    request->hedged_ns = now;
     for (uint32_t i = 0; i < request->count; i++) {
         fetch_way_t *way = &fetching->ways[request->items[i]];
         lode_fetch_source_t source;
@@ -450,7 +451,8 @@ static bool is_silent(const fabric_request_t *request, uint64_t now)
     uint64_t since = request->asked_ns, heard = fabric->peers[request->rank].heard_ns;
     since = heard > since ? heard : since;
     since = fabric->listens_ns > since ? fabric->listens_ns : since;
-    return fabric->params.hedge_ms && !request->one_sided && !request->silent && now > since &&
+    since = request->hedged_ns > since ? request->hedged_ns : since; /* others that were slow may be so no more */
+    return fabric->params.hedge_ms && !request->one_sided && now > since &&
            now - since >= (uint64_t)fabric->params.hedge_ms * 1000000u;
 }
 

@@ -77,11 +77,12 @@ struct fabric_request {
     fabric_landing_t *landing;   /**< one-sided: where the reads write */
     uint64_t id;
     uint64_t asked_ns, deadline_ns;
-    size_t bytes; /**< of the reply, if nothing is missing */
+    uint64_t
+        hedged_ns; /**< silent then, so that its items were hedged, as far as another owner was at hand; 0: never */
+    size_t bytes;  /**< of the reply, if nothing is missing */
     uint32_t slot, rank, count;
     uint32_t operations; /**< of UCX that use this request's memory, or its landing buffer */
     bool one_sided, answered, failed;
-    bool silent;      /**< for so long that its items were hedged, as far as they have another owner */
     uint32_t reading; /**< one-sided: item whose reads are being started */
     uint64_t left;    /**< one-sided: tokens of it not asked for */
     uint32_t items[MESSAGE_ITEMS_MAX];

@@ -34,7 +34,8 @@ fabric_request_t *request_take(lode_fabric_h fabric, fabric_fetching_t *fetching
     request->landing = one_sided ? fetching->landing : NULL;
     request->rank = rank;
     request->one_sided = one_sided;
-    request->answered = request->failed = request->silent = false;
+    request->answered = request->failed = false;
+    request->hedged_ns = 0;
     request->bytes = 0;
     request->count = request->operations = request->reading = 0;
     request->left = 0;
@@ -261,7 +262,7 @@ ucs_status_t fabric_on_fetch_reply(void *argument, const void *header, size_t he
         return UCS_OK;
     }
     request->answered = true;
-    if (!request->silent) /* who answers late goes on being avoided for its time */
+    if (!request->hedged_ns) /* who answers late goes on being avoided for its time */
         fabric->peers[reply->from].avoid_until_ns = 0;
     if (reply->status != LODE_OK) {
         request_end(request, reply->status == LODE_ERR_NOT_FOUND ? FETCH_MISSING : FETCH_REFUSED);

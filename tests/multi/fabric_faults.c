@@ -219,7 +219,7 @@ static void slow(void)
     if (pages.rank == VICTIM)
         return;
     for (uint64_t round = 0; round < 40; round++)
-        CHECK(fetch_some(round, 2) == LODE_OK, "while an owner is slow");
+        CHECK(fetch_some(round, 3) == LODE_OK, "while an owner is slow");
     CHECK(pages.fabric->counters.hedged > 0, "no request was hedged");
     /* a fetch has some twenty requests for it: asked in each of 40 rounds, and not once a second, it were 800 */
     CHECK(pages.fabric->counters.hedged < 200, "%" PRIu64 " requests were hedged: it is asked too often",
@@ -228,7 +228,7 @@ static void slow(void)
     CHECK(lode_fabric_alive(pages.fabric, VICTIM), "held for dead");
     sleep(4);
     for (uint64_t round = 40; round < 50; round++)
-        CHECK(fetch_some(round, 2) == LODE_OK, "after it went on");
+        CHECK(fetch_some(round, 3) == LODE_OK, "after it went on");
 }
 
 /* A rank asks for a lot and stops before it has read the answers: its owners go on serving the others. */
