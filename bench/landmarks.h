@@ -83,6 +83,16 @@ typedef struct lode_trial {
 /** Add what each contestant finds to found[contestant]. Threads may run different trials at once. */
 lode_status_t lode_trial_run(const lode_trial_t *trial, lode_found_t *found);
 
+/** Landmarks of one KV head, of one kind at a time, and what they score: what lode_trial_run() judges by. */
+typedef struct lode_judge *lode_judge_h;
+/** @param[in] trial  borrowed until lode_judge_destroy(); what is judged (visible, few, sinks, window) is not used */
+lode_status_t lode_judge_create(const lode_trial_t *trial, lode_judge_h *judge);
+void lode_judge_destroy(lode_judge_h *judge);
+/** Make a contestant's landmarks, neither exact keys nor a re-rank; those made before are gone. */
+lode_status_t lode_judge_make(lode_judge_h judge, const lode_contestant_t *contestant);
+/** Logits of the landmarks made last: row g of (group, tokens) has one a chunk. */
+void lode_judge_score(lode_judge_h judge, const lode_contestant_t *contestant, uint32_t query, float *scores);
+
 /** A whole table: found[contestant][kind of head]; captures have no kinds, theirs is the first. */
 typedef struct lode_landmark_table {
     lode_found_t found[LODE_CONTESTANTS_MAX][LODE_HEAD_KINDS];

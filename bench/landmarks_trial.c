@@ -66,7 +66,7 @@ double lode_contestant_bytes(const lode_contestant_t *c, uint32_t dim)
 /* ------------------------------------------------------------------ a bench */
 
 /** Working memory of one trial, and what was made last. */
-typedef struct bench {
+typedef struct lode_judge {
     const lode_trial_t *t;
     lode_centre_t centre;
     lode_turn_t turn;
@@ -102,7 +102,7 @@ static void *room(size_t bytes)
 
 static lode_status_t bench_create(const lode_trial_t *t, bench_t *b)
 {
-    const lode_landmark_spec_t widest = {LODE_LANDMARK_UNIFORM, 4, 1, 1}, table = {LODE_LANDMARK_HIGGS, 2, 1, 1};
+    const lode_landmark_spec_t widest = {LODE_LANDMARK_UNIFORM, 8, 1, 1}, table = {LODE_LANDMARK_HIGGS, 4, 1, 1};
     size_t n = t->tokens, dim = t->dim, keys = n * dim * sizeof(float), square = dim * dim;
     size_t row = n * sizeof(float), tiles = (n / LODE_TILE + 1) * lode_landmark_tile_bytes(&widest, t->dim);
     *b = (bench_t){.t = t};
@@ -534,6 +534,37 @@ static void score(bench_t *b, const lode_contestant_t *c, uint32_t query, float 
         score_digests(b, c, query, scores);
     if (c->form == LODE_FORM_RERANK)
         score_codes(b, &second, b->tiles[1], query, again);
+}
+
+lode_status_t lode_judge_create(const lode_trial_t *trial, lode_judge_h *judge)
+{
+    assert(trial->group <= LODE_MAX_GROUP);
+    bench_t *made = malloc(sizeof *made);
+    lode_status_t status = made ? bench_create(trial, made) : lode_fail(LODE_ERR_NO_MEMORY, "no memory to judge");
+    if (status == LODE_OK)
+        *judge = made;
+    else
+        free(made);
+    return status;
+}
+
+void lode_judge_destroy(lode_judge_h *judge)
+{
+    if (*judge)
+        bench_free(*judge);
+    free(*judge);
+    *judge = NULL;
+}
+
+lode_status_t lode_judge_make(lode_judge_h judge, const lode_contestant_t *contestant)
+{
+    assert(contestant->form != LODE_FORM_EXACT && contestant->form != LODE_FORM_RERANK);
+    return make(judge, contestant);
+}
+
+void lode_judge_score(lode_judge_h judge, const lode_contestant_t *contestant, uint32_t query, float *scores)
+{
+    score(judge, contestant, query, scores, NULL);
 }
 
 /* ------------------------------------------------------------------ judging */

@@ -21,6 +21,7 @@ static const command_t bench_commands[] = {
     {"kernels", lode_bench_kernels, NULL, "this machine's arithmetic, kernel by kernel, beside its floors"},
     {"landmarks", lode_bench_landmarks, NULL, "kinds of landmarks by the softmax mass that they find"},
     {"index", lode_bench_index, NULL, "choosing by the index of two levels beside a scan of all landmarks"},
+    {"frontier", lode_bench_frontier, NULL, "bytes moved against what is kept of attention, by policy and budget"},
     {NULL},
 };
 
