@@ -97,6 +97,8 @@ static lode_status_t prepare(frontier_t *f)
     LODE_TRY(lode_budgets_parse(lode_options_get(o, "budgets"), p->budgets, &p->budget_count));
     if (lode_options_flag(o, "resume") && !f->json)
         return lode_fail(LODE_ERR_INVALID, "--resume goes on from the --json file: name it");
+    if (f->json && f->html && strcmp(f->json, f->html) == 0)
+        return lode_fail(LODE_ERR_INVALID, "--json and --html are both %s", f->json);
     p->merge = strcmp(lode_options_get(o, "merge"), "max") == 0 ? LODE_MERGE_MAX : LODE_MERGE_MEAN;
     p->sinks = (uint32_t)lode_options_count(o, "sinks");
     p->window = (uint32_t)lode_options_count(o, "window");
@@ -124,11 +126,11 @@ static lode_status_t prepare(frontier_t *f)
     return lode_frontier_check(p);
 }
 
-/* A first run has no report yet. */
-static lode_status_t resume(frontier_t *f)
+/* A first run has no report yet. Rank 0 reads, since others may not see its files. */
+static lode_status_t read_kept(frontier_t *f)
 {
     json_error_t error;
-    if (!lode_options_flag(f->options, "resume") || access(f->json, F_OK) != 0)
+    if (f->params.job.rank > 0 || !lode_options_flag(f->options, "resume") || access(f->json, F_OK) != 0)
         return LODE_OK;
     json_t *report = json_load_file(f->json, 0, &error);
     if (!report)
@@ -136,6 +138,20 @@ static lode_status_t resume(frontier_t *f)
     lode_status_t status = lode_frontier_resume(&f->params, report, f->settings, f->found);
     json_decref(report);
     return status;
+}
+
+static lode_status_t resume(frontier_t *f)
+{
+    uint64_t layers[LODE_CHOOSERS_MAX];
+    LODE_TRY(lode_job_agree(read_kept(f)));
+    for (uint32_t i = 0; i < f->params.policy_count; i++)
+        layers[i] = f->found[i].layers;
+    lode_job_sum_counts(&f->params.job, layers, f->params.policy_count);
+    for (uint32_t i = 0; i < f->params.policy_count; i++) {
+        f->found[i].layers = (uint32_t)layers[i];
+        lode_job_sum(&f->params.job, (double *)f->found[i].sum, sizeof f->found[i].sum / sizeof(double));
+    }
+    return LODE_OK;
 }
 
 /* A whole file takes the place of the one before, so that an interruption leaves one of the two. */
@@ -178,7 +194,7 @@ static lode_status_t report(frontier_t *f)
 static lode_status_t run(frontier_t *f)
 {
     LODE_TRY(lode_job_agree(prepare(f)));
-    LODE_TRY(lode_job_agree(resume(f)));
+    LODE_TRY(resume(f));
     if (f->html && f->params.job.rank == 0 && !lode_frontier_can_plot())
         fprintf(stderr, "lodemark: gnuplot was not found (Debian: gnuplot-nox): the page will have no plots\n");
     LODE_TRY(lode_frontier_run(&f->params, f->found, keep, f));

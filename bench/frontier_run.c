@@ -338,14 +338,16 @@ lode_status_t lode_frontier_run(const lode_frontier_params_t *p, lode_frontier_f
                .first = (uint32_t)((uint64_t)g->kv_heads * p->job.rank / p->job.ranks),
                .last = (uint32_t)((uint64_t)g->kv_heads * (p->job.rank + 1) / p->job.ranks),
                .tokens = p->source->starts[1]};
-    LODE_TRY(lode_frontier_check(p));
-    LODE_TRY(lode_ops_get(p->level, &r.ops));
+    lode_status_t status = lode_frontier_check(p);
+    if (status == LODE_OK)
+        status = lode_ops_get(p->level, &r.ops);
+    LODE_TRY(lode_job_agree(status));
     r.fitted = p->fit < FIT_MOST ? p->fit : FIT_MOST;
     if (p->source->captured) {
         uint64_t others = p->source->capture.queries - count_held(p);
         r.fitted = others < FIT_MOST ? others : FIT_MOST;
     }
-    lode_status_t status = lode_job_agree(take_room(&r));
+    status = lode_job_agree(take_room(&r));
     lode_progress_begin(&r.progress, "judge policies", count_work(&r, found));
     for (; r.layer < g->layers && status == LODE_OK; r.layer++)
         status = judge_layer(&r, found, keep, context);

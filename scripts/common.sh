@@ -8,7 +8,7 @@ packages_build=(gcc libc6-dev cmake ninja-build pkg-config openmpi-bin libopenmp
 # slurm/testbed
 packages_slurm=(slurm-wlm munge iproute2 util-linux)
 # Tests: units, the JSON of benchmarks, captures written as documented, network namespaces, Slurm in them.
-packages_test=(libcriterion-dev jq python3 procps "${packages_slurm[@]}")
+packages_test=(libcriterion-dev jq python3 procps gnuplot-nox "${packages_slurm[@]}")
 # CI: one version of clang everywhere, so that formatting does not depend on the machine.
 packages_ci=(git clang-14 libclang-rt-14-dev clang-format-14
     g++ libfaiss-dev libopenblas-dev) # rivals of bench index
