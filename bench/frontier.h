@@ -157,7 +157,7 @@ typedef struct lode_beaten {
 } lode_beaten_t;
 /**
  * Each rival's row is held against the best of ours that keeps no more bytes of memory a token, or, where none does,
- * against the smallest of ours. Rows below the least bytes of ours are not compared.
+ * against the smallest of ours; a lead of less than 1e-4 is none. Rows below the least bytes of ours are not compared.
  * @param[out] beaten  room for `count`  @return how many rows of rivals are better
  */
 uint32_t lode_frontier_beaten(const lode_frontier_row_t *rows, uint32_t count, lode_beaten_t *beaten,

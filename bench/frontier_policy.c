@@ -56,21 +56,22 @@ static bool known_landmark(const char *text)
     return false;
 }
 
-/* The paper's quantiser is uncentred unless it is told to be; only our own codes go through the balance. */
+/* HIGGS codes are the paper's, uncentred and with no balance, unless they are told to be centred: then they are ours.
+ */
 static lode_status_t parse_landmark(const char *text, bool plain, lode_chooser_t *policy)
 {
     lode_landmark_spec_t spec;
     LODE_TRY(lode_landmark_parse(text, &spec));
     bool higgs = spec.codec == LODE_LANDMARK_HIGGS, mean = spec.codec == LODE_LANDMARK_MEAN;
-    if (plain && (higgs || mean))
-        return lode_fail(LODE_ERR_INVALID, "policy \"%s" PLAIN "\": HIGGS codes and means have no balance to leave out",
-                         text);
-    if (higgs && !strstr(text, ":centre"))
-        spec.centre = false;
+    bool paper = higgs && !strstr(text, ":centre");
+    if (plain && (paper || mean))
+        return lode_fail(LODE_ERR_INVALID,
+                         "policy \"%s" PLAIN "\": the paper's codes and means have no balance to leave out", text);
+    spec.centre = spec.centre && !paper;
     policy->kind = LODE_CHOOSER_LANDMARK;
     policy->spec = spec;
     policy->chunk = spec.chunk;
-    policy->ours = !higgs && !mean;
+    policy->ours = !paper && !mean;
     policy->landmark =
         (lode_contestant_t){.name = policy->name,
                             .form = mean ? LODE_FORM_MEANS : (higgs ? LODE_FORM_HIGGS : LODE_FORM_UNIFORM),

@@ -69,6 +69,8 @@ uint32_t lode_frontier_rows(const lode_frontier_params_t *p, const lode_frontier
 
 /* ------------------------------------------------------------------- beaten */
 
+#define LEAST_LEAD 1e-4 /* less is no difference: it would be printed as none */
+
 /* A policy's figure at so many bytes, between its two nearest rows by the logarithm of bytes. @return false below its
  * least bytes */
 static bool figure_at(const lode_frontier_row_t *rows, uint32_t n, double bytes, bool error, double *figure)
@@ -146,8 +148,8 @@ uint32_t lode_frontier_beaten(const lode_frontier_row_t *rows, uint32_t count, l
             !best_of_ours(rows, count, fmax(memory_of(&rows[i]), least), rows[i].bytes_per_step, &one))
             continue;
         ++*compared;
-        one.by_mass = rows[i].mass > one.mass;
-        one.by_error = rows[i].error < one.error;
+        one.by_mass = rows[i].mass > one.mass + LEAST_LEAD;
+        one.by_error = rows[i].error < one.error - LEAST_LEAD;
         if (one.by_mass || one.by_error)
             beaten[n++] = one;
     }

@@ -29,10 +29,14 @@ Test(frontier, names)
     lode_chooser_t ours = parse("landmark2:c4"), plain = parse("landmark2:plain"), higgs = parse("landmark2:higgs");
     cr_expect(ours.ours && ours.chunk == 4 && ours.landmark.chunk == 1 && ours.landmark.turn == LODE_TURN_BALANCE);
     cr_expect(plain.ours && plain.landmark.turn == LODE_TURN_HADAMARD && plain.landmark.centre == LODE_CENTRE_BLOCK);
-    cr_expect(higgs.ours == false && higgs.landmark.form == LODE_FORM_HIGGS && higgs.landmark.centre == LODE_CENTRE_NONE);
-    cr_expect(parse("landmark2:higgs:centre").landmark.centre == LODE_CENTRE_BLOCK);
+    cr_expect(higgs.ours == false && higgs.landmark.form == LODE_FORM_HIGGS &&
+              higgs.landmark.centre == LODE_CENTRE_NONE);
+    lode_chooser_t centred = parse("landmark2:higgs:centre");
+    cr_expect(centred.ours && centred.landmark.centre == LODE_CENTRE_BLOCK &&
+              centred.landmark.turn == LODE_TURN_BALANCE);
     lode_chooser_t means = parse("landmark16:c8"), pages = parse("quest16");
-    cr_expect(means.ours == false && means.landmark.form == LODE_FORM_MEANS && means.landmark.chunk == 8 && means.chunk == 8);
+    cr_expect(means.ours == false && means.landmark.form == LODE_FORM_MEANS && means.landmark.chunk == 8 &&
+              means.chunk == 8);
     cr_expect(pages.landmark.form == LODE_FORM_BOX && pages.chunk == 16);
     cr_expect(parse("arkvale32").landmark.form == LODE_FORM_CUBOID);
     lode_chooser_t policy;
