@@ -212,7 +212,7 @@ static void print_help(void)
         "  dense, oracle         all tokens; the best tokens by exact keys\n"
         "  landmark1, 2, 4, 8    ours, with the balance that `lodemark calibrate` makes; :plain without it; :cN one\n"
         "                        a chunk of N in 1, 2, 4, 8, 16; :nocentre\n"
-        "  landmark2:higgs, 4    the paper's codes (arXiv 2604.08426); :cN\n"
+        "  landmark2:higgs, 4    the paper's codes, uncentred (arXiv 2604.08426); :centre: centred and balanced; :cN\n"
         "  landmark16            bf16 keys, or with :cN means of N\n"
         "  shadowkv              means of 8, keys of low rank (2410.21465)\n"
         "  quest16, quest32      least and greatest of a page (2406.10774)\n"

@@ -201,10 +201,10 @@ static void write_beaten(FILE *out, const lode_frontier_row_t *rows, uint32_t n)
         fprintf(out, "<li>%s at %.4g&nbsp;%% beats %s: ", b->rival->policy->name, 100 * b->rival->budget,
                 b->ours->policy->name);
         if (b->by_mass)
-            fprintf(out, "mass %.4f against %.4f ", b->rival->mass, b->mass);
+            fprintf(out, "mass %.4f against %.4f", b->rival->mass, b->mass);
         if (b->by_error)
-            fprintf(out, "error %.4f against %.4f ", b->rival->error, b->error);
-        fprintf(out, "%s</li>\n", b->memory ? "" : "(with less memory)");
+            fprintf(out, "%serror %.4f against %.4f", b->by_mass ? ", " : "", b->rival->error, b->error);
+        fprintf(out, "%s</li>\n", b->memory ? "" : " (with less memory)");
     }
     fprintf(out, "</ul>\n");
 }
