@@ -8,12 +8,6 @@
 
 enum { PIECE = 256, FIT_MOST = 4096, CAPTURE_PERIOD = 4, APART = 64 };
 
-/** Heads first … first+count−1 of every token: (tokens, count, dim). */
-typedef struct slab {
-    uint32_t first, count;
-    float *rows;
-} slab_t;
-
 typedef struct run {
     const lode_frontier_params_t *p;
     const lode_ops_t *ops;
@@ -21,7 +15,7 @@ typedef struct run {
     uint32_t first, last; /* heads of this rank */
     uint64_t tokens, fitted;
     uint64_t *numbers, *visible; /* (queries) */
-    slab_t keys, values;
+    float *all_keys;             /* (tokens, all heads, dim): ShadowKV's low rank is over all heads */
     float *fit, *judge; /* of this rank's heads: (heads, fitted · group, dim); (heads, queries, group, dim), scaled */
     float *head_keys, *head_values; /* (heads, tokens, dim) of this rank */
     lode_frontier_trial_t *trials;
@@ -101,37 +95,45 @@ lode_status_t lode_frontier_check(const lode_frontier_params_t *p)
 
 /* ------------------------------------------------------------------ loading */
 
-static void copy_heads(const slab_t *slab, const float *from, uint32_t heads, uint32_t dim, uint64_t first, uint64_t n)
+/* This rank's heads of n tokens, each head's by themselves. */
+static void split_heads(const run_t *r, const float *from, uint64_t first, uint64_t n, float *heads)
 {
     for (uint64_t t = 0; t < n; t++)
-        memcpy(slab->rows + (first + t) * slab->count * dim, from + (t * heads + slab->first) * dim,
-               (size_t)slab->count * dim * sizeof *from);
+        for (uint32_t head = r->first; head < r->last; head++)
+            memcpy(heads + ((head - r->first) * r->tokens + first + t) * r->dim, from + (t * r->heads + head) * r->dim,
+                   r->dim * sizeof *from);
 }
 
 static lode_status_t load_tokens(run_t *r)
 {
     size_t width = (size_t)r->heads * r->dim;
     float *k = malloc(PIECE * width * sizeof *k), *v = malloc(PIECE * width * sizeof *v);
-    if (!k || !v) {
-        free(k);
-        free(v);
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for keys");
-    }
-    for (uint64_t first = 0; first < r->tokens; first += PIECE) {
+    for (uint64_t first = 0; k && v && first < r->tokens; first += PIECE) {
         uint64_t n = r->tokens - first < PIECE ? r->tokens - first : PIECE;
         lode_source_tokens(r->p->source, 0, r->layer, first, n, k, v);
-        copy_heads(&r->keys, k, r->heads, r->dim, first, n);
-        copy_heads(&r->values, v, r->heads, r->dim, first, n);
+        split_heads(r, k, first, n, r->head_keys);
+        split_heads(r, v, first, n, r->head_values);
+        if (r->all_keys)
+            memcpy(r->all_keys + first * width, k, n * width * sizeof *k);
     }
+    bool room = k && v;
     free(k);
     free(v);
-    return LODE_OK;
+    return room ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for keys");
 }
 
-static void take_head(const run_t *r, const slab_t *slab, uint32_t head, float *out)
+static lode_status_t load_shadow(run_t *r)
 {
-    for (uint64_t t = 0; t < r->tokens; t++)
-        memcpy(out + t * r->dim, slab->rows + (t * slab->count + head - slab->first) * r->dim, r->dim * sizeof *out);
+    r->all_keys = malloc(r->tokens * r->heads * r->dim * sizeof *r->all_keys);
+    lode_status_t status = r->all_keys ? load_tokens(r)
+                                       : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %llu tokens of %u heads",
+                                                   (unsigned long long)r->tokens, r->heads);
+    if (status == LODE_OK)
+        status = lode_shadow_create(&r->p->shadow, r->ops, &r->p->source->geometry.rope, r->heads, r->dim, r->all_keys,
+                                    r->tokens, &r->shadow);
+    free(r->all_keys);
+    r->all_keys = NULL;
+    return status;
 }
 
 static lode_status_t load_queries(run_t *r)
@@ -160,9 +162,6 @@ static lode_status_t load_queries(run_t *r)
 static lode_status_t ready_head(run_t *r, uint32_t head)
 {
     uint32_t i = head - r->first;
-    float *keys = r->head_keys + i * r->tokens * r->dim, *values = r->head_values + i * r->tokens * r->dim;
-    take_head(r, &r->keys, head, keys);
-    take_head(r, &r->values, head, values);
     r->trials[i] = (lode_frontier_trial_t){.params = r->p,
                                            .ops = r->ops,
                                            .layer = r->layer,
@@ -171,8 +170,8 @@ static lode_status_t ready_head(run_t *r, uint32_t head)
                                            .group = r->group,
                                            .queries = r->queries,
                                            .tokens = r->tokens,
-                                           .keys = keys,
-                                           .values = values,
+                                           .keys = r->head_keys + i * r->tokens * r->dim,
+                                           .values = r->head_values + i * r->tokens * r->dim,
                                            .fitted = r->fitted * r->group,
                                            .fit_queries = r->fit + (size_t)i * r->fitted * r->group * r->dim,
                                            .judged_queries = r->judge + (size_t)i * r->queries * r->group * r->dim,
@@ -183,36 +182,15 @@ static lode_status_t ready_head(run_t *r, uint32_t head)
     return lode_frontier_head_create(&r->trials[i], &r->ready[i]);
 }
 
-static void free_slabs(run_t *r)
-{
-    free(r->keys.rows);
-    free(r->values.rows);
-    r->keys.rows = r->values.rows = NULL;
-}
-
 static lode_status_t load_layer(run_t *r, bool shadow)
 {
-    const lode_frontier_params_t *p = r->p;
-    uint32_t own = r->last - r->first;
-    r->keys = shadow ? (slab_t){0, r->heads, NULL} : (slab_t){r->first, own, NULL};
-    r->values = (slab_t){r->first, own, NULL};
-    if (!own)
+    if (r->first == r->last)
         return LODE_OK;
-    r->keys.rows = malloc(r->tokens * r->keys.count * r->dim * sizeof(float));
-    r->values.rows = malloc(r->tokens * own * r->dim * sizeof(float));
-    lode_status_t status = r->keys.rows && r->values.rows
-                               ? load_tokens(r)
-                               : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %llu tokens of %u heads",
-                                           (unsigned long long)r->tokens, r->keys.count);
-    if (status == LODE_OK)
-        status = load_queries(r);
-    if (status == LODE_OK && shadow)
-        status = lode_shadow_create(&p->shadow, r->ops, &p->source->geometry.rope, r->heads, r->dim, r->keys.rows,
-                                    r->tokens, &r->shadow);
-    for (uint32_t head = r->first; head < r->last && status == LODE_OK; head++)
-        status = ready_head(r, head);
-    free_slabs(r);
-    return status;
+    LODE_TRY(load_queries(r));
+    LODE_TRY(shadow ? load_shadow(r) : load_tokens(r));
+    for (uint32_t head = r->first; head < r->last; head++)
+        LODE_TRY(ready_head(r, head));
+    return LODE_OK;
 }
 
 static void drop_layer(run_t *r)
