@@ -16,7 +16,7 @@ const lode_option_t lode_step_options[] = {
     {"documents", NULL, LODE_OPTION_COUNT, NULL, 1, 4096, "blocks that the context is made of [4; a capture is 1]"},
     {"budget", "3.125%", LODE_OPTION_SHARE, NULL, 0, 0, "share of the context that a KV head may read a step"},
     {"policy", "landmark2", LODE_OPTION_TEXT, NULL, 0, 0,
-     "dense, or landmark16, 8, 4, 2, 1 with :c2 to :c16, :higgs, :nocentre"},
+     "dense, or landmark16, 8, 4, 2, 1 with :c2 to :c16, :higgs, :nocentre, :index"},
     {"format", "fp8", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how records are stored"},
     {"merge", "max", LODE_OPTION_CHOICE, "max|mean", 0, 0, "how the query heads of a group agree on a token"},
     {"sinks", "4", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "first tokens of the context that are always read"},

@@ -234,7 +234,7 @@ static const lode_option_t put_options[] = {
      "owners a page, each in another failure domain; 0: as the service was started with"},
     {"format", "fp8", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how records are stored"},
     {"policy", "landmark2", LODE_OPTION_TEXT, NULL, 0, 0,
-     "landmarks to build: landmark16, 8, 4, 2, 1 with :c2 to :c16, :higgs, :nocentre"},
+     "landmarks to build: landmark16, 8, 4, 2, 1 with :c2 to :c16, :higgs, :nocentre, :index"},
     {"seal", "yes", LODE_OPTION_FLAG, NULL, 0, 0,
      "close the block to new tokens; always done, as an open block goes with its writer"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the result to this file as one JSON object; - for stdout"},
