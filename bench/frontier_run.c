@@ -64,7 +64,8 @@ static lode_status_t check_shadow(const lode_frontier_params_t *p)
         return lode_fail(LODE_ERR_INVALID, "keys of %llu tokens and %llu coordinates have no rank of %u: --rank less",
                          (unsigned long long)tokens, (unsigned long long)width, s->rank);
     if (tokens / s->chunk < (uint64_t)s->outliers + s->local + 1)
-        return lode_fail(LODE_ERR_INVALID, "%llu tokens have no chunk beside %u outliers and %u local ones",
+        return lode_fail(LODE_ERR_INVALID,
+                         "%llu tokens have no chunk beside %u outliers and %u local ones: --outliers less",
                          (unsigned long long)tokens, s->outliers, s->local);
     return LODE_OK;
 }
