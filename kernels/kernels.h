@@ -196,7 +196,7 @@ typedef struct lode_backend {
     const char *name;
     bool compiled, usable;
 } lode_backend_t;
-/** The i-th backend: scalar, those of the processor family from the least to the greatest, cuda; false past the last. */
+/** The i-th backend: scalar, those of the processor family, least first, cuda; false past the last. */
 bool lode_backend_query(uint32_t i, lode_backend_t *backend);
 
 /** Inverse frequencies of the rotary embedding: freq (head_dim/2), radians a position. */
