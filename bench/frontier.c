@@ -10,8 +10,9 @@
 #include "bench/frontier.h"
 #include "bench/options.h"
 
-#define POLICIES                                                                                            \
-    "dense,oracle,landmark1,landmark2,landmark2:plain,landmark2:higgs,landmark2:c2,landmark4,landmark4:c2," \
+#define POLICIES                                                                                                     \
+    "dense,oracle,landmark1,landmark1.5,landmark2,landmark2:plain,landmark2:higgs,landmark2:c2,landmark4,landmark4:" \
+    "c2,"                                                                                                            \
     "landmark16:c8,shadowkv,quest16,quest32,arkvale32,freekv,topp,random"
 
 static const lode_option_t frontier_options[] = {
@@ -212,6 +213,7 @@ static void print_help(void)
         "  dense, oracle         all tokens; the best tokens by exact keys\n"
         "  landmark1, 2, 4, 8    ours, with the balance that `lodemark calibrate` makes; :plain without it; :cN one\n"
         "                        a chunk of N in 1, 2, 4, 8, 16; :nocentre\n"
+        "  landmark1.5           ours: means of 4 in 2 bits, what they leave of each key in 1; :plain\n"
         "  landmark2:higgs, 4    the paper's codes, uncentred (arXiv 2604.08426); :centre: centred and balanced; :cN\n"
         "  landmark16            bf16 keys, or with :cN means of N\n"
         "  shadowkv              means of 8, keys of low rank (2410.21465)\n"

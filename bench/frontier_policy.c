@@ -6,7 +6,7 @@
 
 #include "bench/frontier.h"
 
-enum { TWILIGHT_BITS = 4, FREEKV_PAGE = 32, BF16 = 2 };
+enum { TWILIGHT_BITS = 4, FREEKV_PAGE = 32, BF16 = 2, RESIDUAL_BITS = 1, RESIDUAL_MEAN_BITS = 2 };
 
 #define PLAIN ":plain"
 
@@ -30,7 +30,8 @@ static const fixed_t fixed[] = {
 };
 enum { FIXED = sizeof fixed / sizeof *fixed };
 
-static const char *const landmarks[] = {"landmark1", "landmark2", "landmark4", "landmark8", "landmark16"};
+static const char *const landmarks[] = {"landmark1", "landmark1.5", "landmark2",
+                                        "landmark4", "landmark8",   "landmark16"};
 enum { LANDMARKS = sizeof landmarks / sizeof *landmarks };
 
 static lode_status_t unknown(const char *text)
@@ -41,10 +42,11 @@ static lode_status_t unknown(const char *text)
     const char *nearest = lode_options_nearest(names, text);
     if (nearest)
         return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", text, nearest);
-    return lode_fail(LODE_ERR_INVALID,
-                     "no policy is called \"%s\"; there are dense, oracle, landmark1, 2, 4, 8, 16, shadowkv, quest16, "
-                     "quest32, arkvale32, freekv, topp, random",
-                     text);
+    return lode_fail(
+        LODE_ERR_INVALID,
+        "no policy is called \"%s\"; there are dense, oracle, landmark1, 1.5, 2, 4, 8, 16, shadowkv, quest16, "
+        "quest32, arkvale32, freekv, topp, random",
+        text);
 }
 
 static bool known_landmark(const char *text)
@@ -54,6 +56,22 @@ static bool known_landmark(const char *text)
         if (strlen(landmarks[i]) == length && memcmp(landmarks[i], text, length) == 0)
             return true;
     return false;
+}
+
+/* One bit of each key, and two of the mean of four. */
+static void take_residual(bool plain, lode_chooser_t *policy)
+{
+    policy->kind = LODE_CHOOSER_LANDMARK;
+    policy->spec = (lode_landmark_spec_t){LODE_LANDMARK_UNIFORM, RESIDUAL_BITS, 1, true};
+    policy->chunk = 1;
+    policy->ours = true;
+    policy->landmark = (lode_contestant_t){.name = policy->name,
+                                           .form = LODE_FORM_RESIDUAL,
+                                           .centre = LODE_CENTRE_BLOCK,
+                                           .turn = plain ? LODE_TURN_HADAMARD : LODE_TURN_BALANCE,
+                                           .bits = RESIDUAL_BITS,
+                                           .chunk = 1,
+                                           .second = RESIDUAL_MEAN_BITS};
 }
 
 /* HIGGS codes are the paper's, uncentred and with no balance, unless they are told to be centred: then they are ours.
@@ -112,7 +130,10 @@ lode_status_t lode_chooser_parse(const char *text, lode_chooser_t *policy)
     if (!found) {
         char spec[LODE_CHOOSER_NAME];
         snprintf(spec, sizeof spec, "%.*s", (int)(plain ? length - end : length), text);
-        LODE_TRY(parse_landmark(spec, plain, &made));
+        if (strcmp(spec, "landmark1.5") == 0)
+            take_residual(plain, &made);
+        else
+            LODE_TRY(parse_landmark(spec, plain, &made));
     }
     *policy = made;
     policy->landmark.name = policy->name;
@@ -177,6 +198,8 @@ lode_chooser_bytes_t lode_chooser_count_bytes(const lode_chooser_t *policy, cons
     case LODE_CHOOSER_LANDMARK:
     case LODE_CHOOSER_TOP_P:
         bytes.landmarks = heads * (double)lode_landmark_tile_bytes(&policy->spec, dim) / LODE_TILE / policy->chunk;
+        if (policy->landmark.form == LODE_FORM_RESIDUAL)
+            bytes.landmarks = heads * lode_contestant_bytes(&policy->landmark, dim);
         break;
     case LODE_CHOOSER_DIGEST:
     case LODE_CHOOSER_BEFORE: /* least and greatest */

@@ -32,13 +32,17 @@ typedef enum lode_form {
     LODE_FORM_EXACT,
     LODE_FORM_UNIFORM, /**< by the library's own kernels, as HIGGS */
     LODE_FORM_HIGGS,
-    LODE_FORM_MIXED,  /**< uniform, bits allotted by axis, `bits` on average; computed in floats: there is no kernel */
-    LODE_FORM_HALF,   /**< uniform with twice the bits, of the larger half of the axes alone; head dims from 128 on */
-    LODE_FORM_MEANS,  /**< bf16 mean of a chunk */
-    LODE_FORM_BOX,    /**< bf16 least and greatest of a chunk, a channel: an upper bound (Quest) */
-    LODE_FORM_CUBOID, /**< the same about the box's centre with the mean distance from it (ArkVale's cuboid-mean) */
-    LODE_FORM_RERANK  /**< uniform with `bits`, then the best `widen` budgets of tokens again with `second` bits */
+    LODE_FORM_MIXED,   /**< uniform, bits allotted by axis, `bits` on average; computed in floats: there is no kernel */
+    LODE_FORM_HALF,    /**< uniform with twice the bits, of the larger half of the axes alone; head dims from 128 on */
+    LODE_FORM_MEANS,   /**< bf16 mean of a chunk */
+    LODE_FORM_BOX,     /**< bf16 least and greatest of a chunk, a channel: an upper bound (Quest) */
+    LODE_FORM_CUBOID,  /**< the same about the box's centre with the mean distance from it (ArkVale's cuboid-mean) */
+    LODE_FORM_RERANK,  /**< uniform with `bits`, then the best `widen` budgets of tokens again with `second` bits */
+    LODE_FORM_RESIDUAL /**< uniform: the mean of LODE_RESIDUAL_TOKENS keys with `second` bits, what is left with `bits`
+                        */
 } lode_form_t;
+
+enum { LODE_RESIDUAL_TOKENS = 4 };
 
 typedef struct lode_contestant {
     const char *name;

@@ -28,6 +28,7 @@ const lode_contestant_t lode_contestants[] = {
     {"1 bit, then 2 bit over 2 budgets", LODE_FORM_RERANK, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 1, 1, 2, 2},
     {"1 bit, then 4 bit over 2 budgets", LODE_FORM_RERANK, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 1, 1, 4, 2},
     {"2 bit, then 4 bit over 2 budgets", LODE_FORM_RERANK, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 2, 1, 4, 2},
+    {"1.5 bit: means of 4 and rest, balance", LODE_FORM_RESIDUAL, LODE_CENTRE_BLOCK, LODE_TURN_BALANCE, 1, 1, 2, 0},
     {"2 bit as 4 of half the axes", LODE_FORM_HALF, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 2, 1, 0, 0},
     {"1 bit as 2 of half the axes", LODE_FORM_HALF, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 1, 1, 0, 0},
     {"2 bit by axis, balance", LODE_FORM_MIXED, LODE_CENTRE_BLOCK, LODE_TURN_PRINCIPAL, 2, 1, 0, 0},
@@ -45,7 +46,7 @@ const lode_contestant_t lode_contestants[] = {
 static bool turned(const lode_contestant_t *c)
 {
     return c->form == LODE_FORM_UNIFORM || c->form == LODE_FORM_HIGGS || c->form == LODE_FORM_MIXED ||
-           c->form == LODE_FORM_RERANK || c->form == LODE_FORM_HALF;
+           c->form == LODE_FORM_RERANK || c->form == LODE_FORM_HALF || c->form == LODE_FORM_RESIDUAL;
 }
 
 double lode_contestant_bytes(const lode_contestant_t *c, uint32_t dim)
@@ -58,6 +59,8 @@ double lode_contestant_bytes(const lode_contestant_t *c, uint32_t dim)
     case LODE_FORM_BOX:
     case LODE_FORM_CUBOID:
         return 4.0 * dim / c->chunk;
+    case LODE_FORM_RESIDUAL:
+        return c->bits * dim / 8.0 + 2 + (c->second * dim / 8.0 + 2) / LODE_RESIDUAL_TOKENS;
     default:
         return (c->bits + c->second) * dim / 8.0 + (c->second ? 4 : 2);
     }
@@ -319,16 +322,59 @@ static lode_landmark_spec_t spec_of(const lode_contestant_t *c, uint32_t bits)
                                   c->centre == LODE_CENTRE_BLOCK};
 }
 
-static void encode(bench_t *b, const lode_landmark_spec_t *spec, uint8_t *tiles)
+static void encode(bench_t *b, const lode_landmark_spec_t *spec, const float *x, uint64_t n, uint8_t *tiles)
 {
     const lode_trial_t *t = b->t;
-    memset(tiles, 0, (t->tokens / LODE_TILE + 1) * lode_landmark_tile_bytes(spec, t->dim));
-    t->ops->landmark_quantise(spec, t->dim, b->projected, t->tokens, b->rows);
-    t->ops->landmark_place(spec, t->dim, b->rows, t->tokens, tiles, 0);
+    memset(tiles, 0, (n / LODE_TILE + 1) * lode_landmark_tile_bytes(spec, t->dim));
+    t->ops->landmark_quantise(spec, t->dim, x, n, b->rows);
+    t->ops->landmark_place(spec, t->dim, b->rows, n, tiles, 0);
 }
 
-static void score_codes(bench_t *b, const lode_landmark_spec_t *spec, const uint8_t *tiles, uint32_t query,
-                        float *scores)
+/* What n codes stand for, (n, dim): a coordinate is the product with a unit vector. */
+static void decode(bench_t *b, const lode_landmark_spec_t *spec, const uint8_t *tiles, uint64_t n, float *x)
+{
+    const lode_trial_t *t = b->t;
+    lode_landmark_query_t unit;
+    for (uint32_t j = 0; j < t->dim; j++) {
+        _Alignas(64) float axis[LODE_MAX_DIM] = {0};
+        axis[j] = 1;
+        t->ops->query_prepare(spec, t->dim, axis, 0, &unit);
+        t->ops->landmark_score(spec, t->dim, tiles, n, &unit, 1, b->row, t->tokens, b->scratch);
+        for (uint64_t i = 0; i < n; i++)
+            x[i * t->dim + j] = b->row[i];
+    }
+}
+
+static uint64_t residual_groups(const lode_trial_t *t)
+{
+    return (t->tokens + LODE_RESIDUAL_TOKENS - 1) / LODE_RESIDUAL_TOKENS;
+}
+
+/* Means go to tiles[1], what their codes leave of each key to tiles[0]. */
+static void encode_residual(bench_t *b, const lode_landmark_spec_t *rest, const lode_landmark_spec_t *mean)
+{
+    const lode_trial_t *t = b->t;
+    uint64_t groups = residual_groups(t);
+    float *means = b->centred;
+    memset(means, 0, groups * t->dim * sizeof *means);
+    for (uint64_t i = 0; i < t->tokens; i++) {
+        uint64_t group = i / LODE_RESIDUAL_TOKENS, left = t->tokens - group * LODE_RESIDUAL_TOKENS;
+        float share = 1 / (float)(left < LODE_RESIDUAL_TOKENS ? left : LODE_RESIDUAL_TOKENS);
+        for (uint32_t j = 0; j < t->dim; j++)
+            means[group * t->dim + j] += share * b->projected[i * t->dim + j];
+    }
+    encode(b, mean, means, groups, b->tiles[1]);
+    decode(b, mean, b->tiles[1], groups, means);
+    for (uint64_t i = 0; i < t->tokens; i++)
+        for (uint32_t j = 0; j < t->dim; j++)
+            b->projected[i * t->dim + j] -= means[i / LODE_RESIDUAL_TOKENS * t->dim + j];
+    encode(b, rest, b->projected, t->tokens, b->tiles[0]);
+    b->made = false; /* they are no keys any more */
+}
+
+/* Of n codes of turned keys, or of their means. */
+static void score_codes(bench_t *b, const lode_landmark_spec_t *spec, const uint8_t *tiles, uint64_t n, bool centred,
+                        uint32_t query, float *scores)
 {
     const lode_trial_t *t = b->t;
     lode_landmark_query_t prepared[LODE_MAX_GROUP];
@@ -337,13 +383,25 @@ static void score_codes(bench_t *b, const lode_landmark_spec_t *spec, const uint
         float bias = 0;
         const float *q = query_at(t, query, g);
         memcpy(x, q, t->dim * sizeof *x);
-        if (b->centre == LODE_CENTRE_BLOCK)
+        if (centred && b->centre == LODE_CENTRE_BLOCK)
             t->ops->dot_rows(b->mean, q, 1, t->dim, &bias);
         turn_rows(b, true, x, 1);
         t->ops->query_prepare(spec, t->dim, x, bias, &prepared[g]);
     }
-    t->ops->landmark_score(spec, t->dim, tiles, t->tokens, prepared, t->group, scores, t->tokens, b->scratch);
-    add_centre(b, query, scores);
+    t->ops->landmark_score(spec, t->dim, tiles, n, prepared, t->group, scores, t->tokens, b->scratch);
+    if (centred)
+        add_centre(b, query, scores);
+}
+
+static void score_residual(bench_t *b, const lode_landmark_spec_t *rest, const lode_landmark_spec_t *mean,
+                           uint32_t query, float *scores)
+{
+    const lode_trial_t *t = b->t;
+    score_codes(b, rest, b->tiles[0], t->tokens, true, query, scores);
+    score_codes(b, mean, b->tiles[1], residual_groups(t), false, query, b->second);
+    for (uint32_t g = 0; g < t->group; g++)
+        for (uint64_t i = 0; i < t->tokens; i++)
+            scores[g * t->tokens + i] += b->second[g * t->tokens + i / LODE_RESIDUAL_TOKENS];
 }
 
 /* The larger half of the axes of n rows, Hadamard-transformed, as rows of half the length. */
@@ -506,9 +564,11 @@ static lode_status_t make(bench_t *b, const lode_contestant_t *c)
         LODE_TRY(prepare(b, c->centre, c->turn));
     lode_landmark_spec_t first = spec_of(c, c->bits), second = spec_of(c, c->second);
     if (c->form == LODE_FORM_UNIFORM || c->form == LODE_FORM_HIGGS || c->form == LODE_FORM_RERANK)
-        encode(b, &first, b->tiles[0]);
+        encode(b, &first, b->projected, b->t->tokens, b->tiles[0]);
     if (c->form == LODE_FORM_RERANK)
-        encode(b, &second, b->tiles[1]);
+        encode(b, &second, b->projected, b->t->tokens, b->tiles[1]);
+    if (c->form == LODE_FORM_RESIDUAL)
+        encode_residual(b, &first, &second);
     if (c->form == LODE_FORM_HALF)
         encode_half(b, &first);
     if (c->form == LODE_FORM_MIXED)
@@ -528,12 +588,14 @@ static void score(bench_t *b, const lode_contestant_t *c, uint32_t query, float 
         score_floats(b, query, scores);
     else if (c->form == LODE_FORM_HALF)
         score_half(b, &first, query, scores);
+    else if (c->form == LODE_FORM_RESIDUAL)
+        score_residual(b, &first, &second, query, scores);
     else if (turned(c))
-        score_codes(b, &first, b->tiles[0], query, scores);
+        score_codes(b, &first, b->tiles[0], t->tokens, true, query, scores);
     else
         score_digests(b, c, query, scores);
     if (c->form == LODE_FORM_RERANK)
-        score_codes(b, &second, b->tiles[1], query, again);
+        score_codes(b, &second, b->tiles[1], t->tokens, true, query, again);
 }
 
 lode_status_t lode_judge_create(const lode_trial_t *trial, lode_judge_h *judge)

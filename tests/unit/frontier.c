@@ -40,6 +40,10 @@ Test(frontier, names)
     cr_expect(pages.landmark.form == LODE_FORM_BOX && pages.chunk == 16);
     cr_expect(parse("arkvale32").landmark.form == LODE_FORM_CUBOID);
     lode_chooser_t policy;
+    lode_chooser_t residual = parse("landmark1.5"), unbalanced = parse("landmark1.5:plain");
+    cr_expect(residual.ours && residual.landmark.form == LODE_FORM_RESIDUAL && residual.chunk == 1);
+    cr_expect(residual.landmark.turn == LODE_TURN_BALANCE && unbalanced.landmark.turn == LODE_TURN_HADAMARD);
+    expect_refused(lode_chooser_parse("landmark1.5:c2", &policy), "landmark1.5:c2");
     expect_refused(lode_chooser_parse("quest23", &policy), "did you mean \"quest");
     expect_refused(lode_chooser_parse("landmak2", &policy), "did you mean \"landmark2\"");
     expect_refused(lode_chooser_parse("landmark3", &policy), "did you mean \"landmark");
@@ -80,6 +84,7 @@ static lode_chooser_bytes_t bytes_of(const char *name)
 Test(frontier, bytes)
 {
     cr_expect(bytes_of("landmark2").landmarks == 8 * (32 + 2));
+    cr_expect(bytes_of("landmark1.5").landmarks == 8 * (16 + 2 + (32 + 2) / 4.0));
     cr_expect(bytes_of("landmark2:higgs").landmarks == 8 * (32 + 2));
     cr_expect(bytes_of("landmark1:c2").landmarks == 8 * (16 + 2) / 2.0);
     cr_expect(bytes_of("landmark16:c8").landmarks == 256);

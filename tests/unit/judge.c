@@ -81,12 +81,14 @@ Test(judge, published_orderings)
 /* On queries that it was not made from. */
 Test(judge, the_balance_finds_more)
 {
-    cr_assert(judge("2 bit,1 bit", 256) == LODE_OK, "%s", lode_error_message());
+    cr_assert(judge("2 bit,1 bit,1.5 bit", 256) == LODE_OK, "%s", lode_error_message());
     for (int kind = LODE_HEAD_FACTS; kind <= LODE_HEAD_NEEDLE; kind++) {
         double plain = recall("2 bit, Hadamard", kind), balance = recall("2 bit, balance", kind);
         cr_expect(balance > plain, "2 bit: %.3f and %.3f", balance, plain);
         plain = recall("1 bit, Hadamard", kind), balance = recall("1 bit, balance", kind);
         cr_expect(balance > plain, "1 bit: %.3f and %.3f", balance, plain);
+        double half = recall("1.5 bit: means of 4 and rest, balance", kind), more = recall("2 bit, balance", kind);
+        cr_expect(half > balance && half < more, "1, 1.5, 2 bits: %.3f, %.3f, %.3f", balance, half, more);
         cr_expect(ratio("2 bit, balance", kind, 0) > ratio("HIGGS 2 bit, uncentred (paper)", kind, 0));
     }
 }
