@@ -195,6 +195,7 @@ static lode_status_t report(frontier_t *f)
 static lode_status_t run(frontier_t *f)
 {
     LODE_TRY(lode_job_agree(prepare(f)));
+    f->params.link = lode_job_link(&f->params.job);
     LODE_TRY(resume(f));
     if (f->html && f->params.job.rank == 0 && !lode_frontier_can_plot())
         fprintf(stderr, "lodemark: gnuplot was not found (Debian: gnuplot-nox): the page will have no plots\n");

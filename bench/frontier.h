@@ -66,6 +66,7 @@ lode_chooser_bytes_t lode_chooser_count_bytes(const lode_chooser_t *policy, cons
 typedef struct lode_frontier_params {
     const lode_source_t *source; /**< of one block */
     lode_job_t job;
+    double link; /**< Gbit/s between ranks, as measured; 0: one rank, no link */
     const lode_chooser_t *policies;
     uint32_t policy_count;
     double budgets[LODE_FRONTIER_BUDGETS_MAX];

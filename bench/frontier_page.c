@@ -217,7 +217,7 @@ static void write_cell(FILE *out, double x, int digits)
         fprintf(out, "<td data-none>–</td>");
 }
 
-static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n)
+static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n, double link)
 {
     fputs("<h2>All rows</h2>\n<p>A click on a heading sorts; another turns the order round. Green: ours.</p>\n"
           "<table><thead><tr><th>policy</th><th>budget&nbsp;%</th><th>landmark bytes a token</th><th>resident bytes a "
@@ -225,6 +225,8 @@ static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n)
           out);
     for (uint32_t l = 0; l < LODE_LINKS; l++)
         fprintf(out, "<th>ms at %.0f&nbsp;Gbit/s</th>", lode_links[l]);
+    if (link > 0)
+        fprintf(out, "<th>ms at the %.1f&nbsp;Gbit/s measured</th>", link);
     fputs("<th>mass</th><th>oracle's mass</th><th>error</th><th>facts</th><th>hit rate</th></tr></thead>\n<tbody>\n",
           out);
     for (uint32_t i = 0; i < n; i++) {
@@ -237,6 +239,8 @@ static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n)
         write_cell(out, r->reused / 1e6, 3);
         for (uint32_t l = 0; l < LODE_LINKS; l++)
             write_cell(out, lode_link_ms(r->bytes_per_step, lode_links[l]), 3);
+        if (link > 0)
+            write_cell(out, lode_link_ms(r->bytes_per_step, link), 3);
         write_cell(out, r->mass, 4);
         write_cell(out, r->oracle, 4);
         write_cell(out, r->error, 4);
@@ -286,7 +290,7 @@ lode_status_t lode_frontier_page(const char *path, const lode_frontier_params_t 
         fputs("<p>There are no plots: gnuplot was not found when this page was made (Debian's gnuplot-nox).</p>\n",
               out);
     write_beaten(out, rows, n);
-    write_table(out, rows, n);
+    write_table(out, rows, n, p->link);
     fputs("</body></html>\n", out);
     int wrong = ferror(out);
     wrong |= fclose(out);

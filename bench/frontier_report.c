@@ -201,6 +201,10 @@ void lode_frontier_print(const lode_frontier_params_t *p, const lode_frontier_fo
         print_share(r->hits);
         printf("\n");
     }
+    if (p->link > 0)
+        printf(
+            "\nthe link between the first and the last rank, by MPI: %.1f Gbit/s; what moves %.3f MB takes %.3f ms\n",
+            p->link, rows[n - 1].bytes_per_step / 1e6, lode_link_ms(rows[n - 1].bytes_per_step, p->link));
     print_beaten(rows, n);
     fflush(stdout);
 }
@@ -235,6 +239,8 @@ static json_t *row_json(const lode_frontier_params_t *p, const lode_frontier_row
         snprintf(name, sizeof name, "%.0f", lode_links[i]);
         json_object_set_new(links, name, json_real(lode_link_ms(row->bytes_per_step, lode_links[i])));
     }
+    if (p->link > 0)
+        json_object_set_new(links, "measured", json_real(lode_link_ms(row->bytes_per_step, p->link)));
     return json_pack("{s:s s:f s:b s:f s:f s:f s:f s:o s:f s:f s:f s:o s:o s:o}", "policy", row->policy->name, "budget",
                      100 * row->budget, "ours", (int)row->policy->ours, "landmark_bytes_per_token",
                      row->bytes.landmarks, "resident_bytes_per_token", row->bytes.residents, "bytes_per_step",
@@ -302,8 +308,9 @@ static json_t *machine_json(const lode_frontier_params_t *p)
     read_processor(processor, sizeof processor);
     const lode_ops_t *ops;
     const char *level = lode_ops_get(p->level, &ops) == LODE_OK ? ops->level : p->level;
-    return json_pack("{s:s s:s s:i s:s s:i}", "host", host, "processor", processor, "cores",
-                     (int)sysconf(_SC_NPROCESSORS_ONLN), "level", level, "ranks", (int)p->job.ranks);
+    return json_pack("{s:s s:s s:i s:s s:i s:o}", "host", host, "processor", processor, "cores",
+                     (int)sysconf(_SC_NPROCESSORS_ONLN), "level", level, "ranks", (int)p->job.ranks, "link_gbit_per_s",
+                     number(p->link > 0 ? p->link : NAN));
 }
 
 json_t *lode_frontier_settings(const lode_frontier_params_t *p, const char *generator, const char *capture)

@@ -118,6 +118,35 @@ void lode_job_max(const lode_job_t *job, const double *mine, double *largest, si
         memcpy(largest, mine, n * sizeof *mine);
 }
 
+/* @return seconds there and back; of use on rank 0. */
+static double round_trip(const lode_job_t *job, char *data, int bytes)
+{
+    int last = (int)job->ranks - 1;
+    double begin = MPI_Wtime();
+    if (job->rank == 0) {
+        MPI_Send(data, bytes, MPI_CHAR, last, 0, MPI_COMM_WORLD);
+        MPI_Recv(data, bytes, MPI_CHAR, last, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    } else if (job->rank == (uint32_t)last) {
+        MPI_Recv(data, bytes, MPI_CHAR, 0, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        MPI_Send(data, bytes, MPI_CHAR, 0, 0, MPI_COMM_WORLD);
+    }
+    return MPI_Wtime() - begin;
+}
+
+double lode_job_link(const lode_job_t *job)
+{
+    enum { BYTES = 4 << 20, WARM = 2, TRIES = 9 };
+    static char data[BYTES];
+    double seconds[TRIES], rate;
+    if (job->ranks < 2)
+        return 0;
+    for (int i = -WARM; i < TRIES; i++)
+        seconds[i < 0 ? 0 : i] = round_trip(job, data, BYTES);
+    rate = 2.0 * BYTES * 8 / lode_median(seconds, TRIES) / 1e9;
+    MPI_Bcast(&rate, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD);
+    return rate;
+}
+
 lode_status_t lode_job_check_output(const char *path)
 {
     bool there = access(path, F_OK) == 0;

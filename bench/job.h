@@ -48,6 +48,12 @@ void lode_job_sum_counts(const lode_job_t *job, uint64_t *values, size_t n);
 /** Largest values over the ranks. Collective; a job of one rank needs no MPI. */
 void lode_job_max(const lode_job_t *job, const double *mine, double *largest, size_t n);
 
+/**
+ * The link between the first and the last rank: half the time that 4 MiB take there and back by MPI, the median of some
+ * tries. Collective. @return Gbit/s; 0 for a job of one rank
+ */
+double lode_job_link(const lode_job_t *job);
+
 /** Whether @p path can be created or written; nothing is changed in a file that is there. */
 lode_status_t lode_job_check_output(const char *path);
 /** Write @p object to @p path, or nothing if that is NULL. */
