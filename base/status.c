@@ -49,6 +49,8 @@ const char *lode_status_string(lode_status_t status)
         return "UCX failed";
     case LODE_ERR_INTERNAL:
         return "defect in Lodemark";
+    case LODE_ERR_DEVICE:
+        return "GPU failed";
     }
     return "unknown status";
 }

@@ -73,7 +73,8 @@ typedef enum lode_status {
     LODE_ERR_NO_MEMORY = -30, /**< the operating system gave no memory */
     LODE_ERR_MPI = -31,       /**< an MPI call failed */
     LODE_ERR_UCX = -32,       /**< a UCX call failed */
-    LODE_ERR_INTERNAL = -33   /**< a defect of Lodemark */
+    LODE_ERR_INTERNAL = -33,  /**< a defect of Lodemark */
+    LODE_ERR_DEVICE = -34     /**< a CUDA call failed */
 } lode_status_t;
 
 /** A short constant text for a status, never NULL. */

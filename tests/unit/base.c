@@ -382,6 +382,7 @@ Test(errors, every_status_has_its_own_text, .timeout = 10)
         LODE_ERR_MPI,
         LODE_ERR_UCX,
         LODE_ERR_INTERNAL,
+        LODE_ERR_DEVICE,
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         for (size_t j = 0; j < i; j++)
