@@ -91,6 +91,8 @@ lode_status_t lode_options_set(lode_options_t *options, const char *name, const 
 const char *lode_options_get(const lode_options_t *options, const char *name);
 /** Typed reads; the value was checked when it was set, so they cannot fail on options of that type. */
 uint64_t lode_options_count(const lode_options_t *options, const char *name);
+/** The same for an option without a default: @p otherwise, unless it was set. */
+uint64_t lode_options_count_or(const lode_options_t *options, const char *name, uint64_t otherwise);
 double lode_options_share(const lode_options_t *options, const char *name);
 bool lode_options_flag(const lode_options_t *options, const char *name);
 /** --name value, --name=value and flags; stops at "--" or the first word without "--". @p rest is the index after the

@@ -280,6 +280,11 @@ const char *lode_options_get(const lode_options_t *options, const char *name)
     return find(options, name, &i) == LODE_OK ? options->values[i] : NULL;
 }
 
+uint64_t lode_options_count_or(const lode_options_t *options, const char *name, uint64_t otherwise)
+{
+    return lode_options_get(options, name) ? lode_options_count(options, name) : otherwise;
+}
+
 uint64_t lode_options_count(const lode_options_t *options, const char *name)
 {
     uint64_t number = 0;

@@ -59,38 +59,12 @@ typedef struct frontier {
     const char *json, *html;
 } frontier_t;
 
-static uint64_t count_or(const lode_options_t *o, const char *name, uint64_t otherwise)
-{
-    return lode_options_get(o, name) ? lode_options_count(o, name) : otherwise;
-}
-
-static lode_status_t open_source(const lode_options_t *o, lode_source_t *source)
-{
-    static const char *const brought[] = {"tokens", "layers", "heads", "kv-heads", "head-dim", "theta", NULL};
-    const char *capture = lode_options_get(o, "capture"), *dim = lode_options_get(o, "head-dim");
-    bool quick = lode_options_flag(o, "quick");
-    for (const char *const *name = brought; capture && *name; name++)
-        if (lode_options_get(o, *name))
-            return lode_fail(LODE_ERR_INVALID, "--%s and --capture exclude each other: a capture brings it along",
-                             *name);
-    if (capture)
-        return lode_source_capture(capture, source);
-    lode_generator_params_t params = {.seed = lode_options_count(o, "seed"),
-                                      .geometry = {.layers = (uint32_t)count_or(o, "layers", 1),
-                                                   .query_heads = (uint32_t)count_or(o, "heads", quick ? 16 : 32),
-                                                   .kv_heads = (uint32_t)count_or(o, "kv-heads", quick ? 4 : 8),
-                                                   .head_dim = dim ? (uint32_t)strtoul(dim, NULL, 10) : 128,
-                                                   .rope = {.theta = (double)count_or(o, "theta", 500000)}}};
-    LODE_TRY(lode_generator_parse(lode_options_get(o, "generator"), &params));
-    params.sharp_share = lode_options_share(o, "sharp");
-    return lode_source_generate(&params, count_or(o, "tokens", quick ? 16384 : 131072), 1, source);
-}
-
 /* Whatever can be wrong is found here, before the long run. */
 static lode_status_t prepare(frontier_t *f)
 {
     const lode_options_t *o = f->options;
     lode_frontier_params_t *p = &f->params;
+    bool quick = lode_options_flag(o, "quick");
     f->json = lode_options_get(o, "json");
     f->html = lode_options_get(o, "html");
     p->policies = f->policies;
@@ -110,7 +84,7 @@ static lode_status_t prepare(frontier_t *f)
     p->share = lode_options_share(o, "top-p");
     p->kinship = lode_options_share(o, "kinship");
     p->fit = (uint32_t)lode_options_count(o, "fit");
-    p->runs = (uint32_t)count_or(o, "runs", lode_options_flag(o, "quick") ? 1 : 2);
+    p->runs = (uint32_t)lode_options_count_or(o, "runs", quick ? 1 : 2);
     p->steps = (uint32_t)lode_options_count(o, "steps");
     p->seed = lode_options_count(o, "seed");
     p->level = lode_options_get(o, "level");
@@ -118,7 +92,8 @@ static lode_status_t prepare(frontier_t *f)
         LODE_TRY(lode_job_check_output(f->json));
     if (p->job.rank == 0 && f->html)
         LODE_TRY(lode_job_check_output(f->html));
-    LODE_TRY(open_source(o, &f->source));
+    lode_source_defaults_t defaults = {quick ? 16384 : 131072, quick ? 16 : 32, quick ? 4 : 8};
+    LODE_TRY(lode_source_open(o, &defaults, &f->source));
     p->source = &f->source;
     f->settings = lode_frontier_settings(p, lode_options_get(o, "generator"), lode_options_get(o, "capture"));
     if (!f->settings)

@@ -211,11 +211,6 @@ void lode_frontier_print(const lode_frontier_params_t *p, const lode_frontier_fo
 
 /* --------------------------------------------------------------------- JSON */
 
-static json_t *number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static json_t *kinds_json(const lode_frontier_params_t *p, const lode_frontier_row_t *row)
 {
     json_t *kinds = json_object();
@@ -226,7 +221,7 @@ static json_t *kinds_json(const lode_frontier_params_t *p, const lode_frontier_r
                                 json_pack("{s:f s:f s:f s:o}", "found_mass", o->mass / o->count, "oracle_mass",
                                           row->oracle_kinds[k].mass / row->oracle_kinds[k].count, "rel_error",
                                           o->error / o->count, "hit_rate",
-                                          number(o->again_of > 0 ? o->again / o->again_of : NAN)));
+                                          lode_job_number(o->again_of > 0 ? o->again / o->again_of : NAN)));
     }
     return kinds;
 }
@@ -245,8 +240,8 @@ static json_t *row_json(const lode_frontier_params_t *p, const lode_frontier_row
                      100 * row->budget, "ours", (int)row->policy->ours, "landmark_bytes_per_token",
                      row->bytes.landmarks, "resident_bytes_per_token", row->bytes.residents, "bytes_per_step",
                      row->bytes_per_step, "bytes_per_step_reused", row->reused, "link_ms", links, "found_mass",
-                     row->mass, "oracle_mass", row->oracle, "rel_error", row->error, "facts_recall", number(row->facts),
-                     "hit_rate", number(row->hits), "kinds", kinds_json(p, row));
+                     row->mass, "oracle_mass", row->oracle, "rel_error", row->error, "facts_recall",
+                     lode_job_number(row->facts), "hit_rate", lode_job_number(row->hits), "kinds", kinds_json(p, row));
 }
 
 static json_t *beaten_json(const lode_frontier_row_t *rows, uint32_t count)
@@ -310,7 +305,7 @@ static json_t *machine_json(const lode_frontier_params_t *p)
     const char *level = lode_ops_get(p->level, &ops) == LODE_OK ? ops->level : p->level;
     return json_pack("{s:s s:s s:i s:s s:i s:o}", "host", host, "processor", processor, "cores",
                      (int)sysconf(_SC_NPROCESSORS_ONLN), "level", level, "ranks", (int)p->job.ranks, "link_gbit_per_s",
-                     number(p->link > 0 ? p->link : NAN));
+                     lode_job_number(p->link > 0 ? p->link : NAN));
 }
 
 json_t *lode_frontier_settings(const lode_frontier_params_t *p, const char *generator, const char *capture)

@@ -12,15 +12,6 @@ static const float topic_weight[2] = {0.35f, 0.55f}, run_weight[2] = {0.35f, 0.3
 
 /* ------------------------------------------------------------------ numbers */
 
-static float to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 static void fill_normal(float *normal)
 {
     /* Bisection on the distribution function: slow, exact enough, and done once. */
@@ -230,7 +221,7 @@ void lode_generator_tokens(lode_generator_h g, uint32_t block, uint32_t layer, u
                 if (side == 0)
                     lode_generator_rotate(row, dim, cosine, sine);
                 for (uint32_t i = 0; i < dim; i++)
-                    row[i] = to_bf16(row[i]);
+                    row[i] = lode_to_bf16(row[i]);
             }
         }
     }
@@ -335,6 +326,6 @@ void lode_generator_query(lode_generator_h g, uint32_t layer, uint64_t number, f
         }
         lode_generator_noise(g, key, (float)g->params.query_noise, q, dim);
         for (uint32_t i = 0; i < dim; i++)
-            q[i] = to_bf16(q[i]);
+            q[i] = lode_to_bf16(q[i]);
     }
 }

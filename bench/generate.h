@@ -28,8 +28,20 @@
 #ifndef LODE_BENCH_GENERATE_H
 #define LODE_BENCH_GENERATE_H
 
+#include <string.h>
+
 #include "base/base.h"
 #include "kernels/kernels.h"
+
+/** The nearest of the values that bf16 has, which are those of captures and of what is generated. */
+static inline float lode_to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
 
 typedef struct lode_generator *lode_generator_h;
 

@@ -19,15 +19,6 @@ enum { LONG_RUN = 32, SHORT_RUN = 4, WRITTEN_RUN = 256, TOPIC_RUN = 64 };
 #define MASSIVE_LEAST 5
 #define SINK_STEP 0.15f
 
-static float to_bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 static size_t row_of(const struct lode_generator *g, uint32_t layer, uint32_t head)
 {
     return (size_t)layer * g->params.geometry.kv_heads + head;
@@ -257,8 +248,8 @@ void lode_model_tokens(const struct lode_generator *g, uint32_t block, uint32_t 
             make_token(g, block, layer, head, first + t, z, salient, k, v);
             lode_generator_rotate(k, dim, cosine, sine);
             for (uint32_t i = 0; i < dim; i++) {
-                k[i] = to_bf16(k[i]);
-                v[i] = to_bf16(v[i]);
+                k[i] = lode_to_bf16(k[i]);
+                v[i] = lode_to_bf16(v[i]);
             }
         }
     }
@@ -408,7 +399,7 @@ static void ask(const asker_t *a, float *q)
     lode_generator_noise(g, lode_generator_key(g, FOR_QUERY, a->number, lode_generator_lane(a->layer, a->head), 0),
                          (float)g->params.query_noise, q, a->dim);
     for (uint32_t i = 0; i < a->dim; i++)
-        q[i] = to_bf16(q[i]);
+        q[i] = lode_to_bf16(q[i]);
 }
 
 void lode_model_query(lode_generator_h g, uint32_t layer, uint64_t number, float *q)

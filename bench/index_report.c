@@ -4,19 +4,15 @@
 
 #include "bench/index.h"
 
-static json_t *number(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static json_t *row_json(const lode_index_row_t *row)
 {
-    json_t *object = json_pack("{s:s s:s s:I s:s s:I s:o s:o s:o s:o s:o s:o s:b s:I}", "what", row->what, "head",
-                               row->kind, "landmarks", (json_int_t)row->landmarks, "budget", row->budget, "tokens",
-                               (json_int_t)row->wanted, "figure_ms", number(row->figure_ms), "linear_ms",
-                               number(row->linear_ms), "faster", number(row->linear_ms / row->figure_ms), "visited",
-                               number(row->visited), "recall", number(row->recall), "mass", number(row->mass),
-                               "automatic", (int)row->automatic, "wrong", (json_int_t)row->wrong);
+    json_t *object =
+        json_pack("{s:s s:s s:I s:s s:I s:o s:o s:o s:o s:o s:o s:b s:I}", "what", row->what, "head", row->kind,
+                  "landmarks", (json_int_t)row->landmarks, "budget", row->budget, "tokens", (json_int_t)row->wanted,
+                  "figure_ms", lode_job_number(row->figure_ms), "linear_ms", lode_job_number(row->linear_ms), "faster",
+                  lode_job_number(row->linear_ms / row->figure_ms), "visited", lode_job_number(row->visited), "recall",
+                  lode_job_number(row->recall), "mass", lode_job_number(row->mass), "automatic", (int)row->automatic,
+                  "wrong", (json_int_t)row->wrong);
     if (object && row->note[0])
         json_object_set_new(object, "note", json_string(row->note));
     return object;

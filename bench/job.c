@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <mpi.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -157,6 +158,11 @@ lode_status_t lode_job_check_output(const char *path)
     if (!there)
         unlink(path);
     return LODE_OK;
+}
+
+json_t *lode_job_number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
 }
 
 lode_status_t lode_job_write_json(const char *path, const json_t *object)

@@ -56,6 +56,8 @@ double lode_job_link(const lode_job_t *job);
 
 /** Whether @p path can be created or written; nothing is changed in a file that is there. */
 lode_status_t lode_job_check_output(const char *path);
+/** A number for JSON, which has no infinity and no NaN: null for those. */
+json_t *lode_job_number(double value);
 /** Write @p object to @p path, or nothing if that is NULL. */
 lode_status_t lode_job_write_json(const char *path, const json_t *object);
 

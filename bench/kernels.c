@@ -127,19 +127,14 @@ static lode_status_t run(lode_kernels_bench_t *b)
 int lode_bench_kernels(int argc, char **argv)
 {
     static lode_kernels_bench_t b;
-    int code = LODE_EXIT_OK, rest = argc;
+    int code = LODE_EXIT_OK;
     if (lode_job_rank_hint())
         return LODE_EXIT_OK; /* started by mpirun: one rank measures, or they would disturb each other */
     if (lode_bench_wants_help(argc, argv)) {
         print_help();
         return LODE_EXIT_OK;
     }
-    lode_status_t status = lode_options_create(kernel_options, &b.options);
-    if (status == LODE_OK)
-        status = lode_options_parse(&b.options, argc, argv, &rest);
-    if (status == LODE_OK && rest < argc)
-        status =
-            lode_fail(LODE_ERR_INVALID, "\"%s\": bench kernels takes options only, each beginning with --", argv[rest]);
+    lode_status_t status = lode_bench_own_options("bench kernels", kernel_options, argc, argv, &b.options);
     if (status == LODE_OK)
         status = read_options(&b);
     if (status != LODE_OK) {

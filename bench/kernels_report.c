@@ -14,19 +14,14 @@ static bool met(const lode_kernel_row_t *row)
     return row->at_most ? row->ratio <= row->target : row->ratio >= row->target;
 }
 
-static json_t *number(double value)
-{
-    return isfinite(value) ? json_real(value) : json_null();
-}
-
 static json_t *row_json(const lode_kernel_row_t *row)
 {
-    json_t *object =
-        json_pack("{s:s s:s s:i s:s s:i s:i s:o s:s s:o s:o s:o s:o s:I}", "kernel", row->kernel, "level", row->level,
-                  "threads", (int)row->threads, "format", row->format, "group", (int)row->group, "head_dim",
-                  (int)row->head_dim, "figure", number(row->figure), "unit", row->unit, "floor", number(row->floor),
-                  "ratio", number(row->ratio), "target", number(row->target), "met",
-                  judged(row) ? json_boolean(met(row)) : json_null(), "wrong", (json_int_t)row->wrong);
+    json_t *object = json_pack("{s:s s:s s:i s:s s:i s:i s:o s:s s:o s:o s:o s:o s:I}", "kernel", row->kernel, "level",
+                               row->level, "threads", (int)row->threads, "format", row->format, "group",
+                               (int)row->group, "head_dim", (int)row->head_dim, "figure", lode_job_number(row->figure),
+                               "unit", row->unit, "floor", lode_job_number(row->floor), "ratio",
+                               lode_job_number(row->ratio), "target", lode_job_number(row->target), "met",
+                               judged(row) ? json_boolean(met(row)) : json_null(), "wrong", (json_int_t)row->wrong);
     if (object && row->note[0])
         json_object_set_new(object, "note", json_string(row->note));
     return object;

@@ -38,32 +38,6 @@ static const lode_option_t landmark_options[] = {
 #define OURS_SMALL "1 bit, balance"
 #define PAPER "HIGGS 2 bit, uncentred (paper)"
 
-static uint64_t count_or(const lode_options_t *o, const char *name, uint64_t otherwise)
-{
-    return lode_options_get(o, name) ? lode_options_count(o, name) : otherwise;
-}
-
-static lode_status_t open_source(const lode_options_t *o, lode_source_t *source)
-{
-    static const char *const brought[] = {"tokens", "heads", "kv-heads", "head-dim", "theta", NULL};
-    const char *capture = lode_options_get(o, "capture"), *dim = lode_options_get(o, "head-dim");
-    for (const char *const *name = brought; capture && *name; name++)
-        if (lode_options_get(o, *name))
-            return lode_fail(LODE_ERR_INVALID, "--%s and --capture exclude each other: a capture brings it along",
-                             *name);
-    if (capture)
-        return lode_source_capture(capture, source);
-    lode_generator_params_t params = {.seed = lode_options_count(o, "seed"),
-                                      .geometry = {.layers = 1,
-                                                   .query_heads = (uint32_t)count_or(o, "heads", 32),
-                                                   .kv_heads = (uint32_t)count_or(o, "kv-heads", 8),
-                                                   .head_dim = dim ? (uint32_t)strtoul(dim, NULL, 10) : 128,
-                                                   .rope = {.theta = (double)count_or(o, "theta", 500000)}}};
-    LODE_TRY(lode_generator_parse(lode_options_get(o, "generator"), &params));
-    params.sharp_share = lode_options_share(o, "sharp");
-    return lode_source_generate(&params, count_or(o, "tokens", 65536), 1, source);
-}
-
 /* ------------------------------------------------------------------- report */
 
 typedef struct report {
@@ -269,7 +243,7 @@ int lode_bench_landmarks(int argc, char **argv)
     if (status == LODE_OK && lode_options_get(&options, "json"))
         status = lode_job_check_output(lode_options_get(&options, "json"));
     if (status == LODE_OK)
-        status = open_source(&options, &source);
+        status = lode_source_open(&options, &(lode_source_defaults_t){65536, 32, 8}, &source);
     if (status == LODE_OK) {
         status = run(&options, &source);
         lode_source_close(&source);

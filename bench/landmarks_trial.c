@@ -330,21 +330,6 @@ static void encode(bench_t *b, const lode_landmark_spec_t *spec, const float *x,
     t->ops->landmark_place(spec, t->dim, b->rows, n, tiles, 0);
 }
 
-/* What n codes stand for, (n, dim): a coordinate is the product with a unit vector. */
-static void decode(bench_t *b, const lode_landmark_spec_t *spec, const uint8_t *tiles, uint64_t n, float *x)
-{
-    const lode_trial_t *t = b->t;
-    lode_landmark_query_t unit;
-    for (uint32_t j = 0; j < t->dim; j++) {
-        _Alignas(64) float axis[LODE_MAX_DIM] = {0};
-        axis[j] = 1;
-        t->ops->query_prepare(spec, t->dim, axis, 0, &unit);
-        t->ops->landmark_score(spec, t->dim, tiles, n, &unit, 1, b->row, t->tokens, b->scratch);
-        for (uint64_t i = 0; i < n; i++)
-            x[i * t->dim + j] = b->row[i];
-    }
-}
-
 static uint64_t residual_groups(const lode_trial_t *t)
 {
     return (t->tokens + LODE_RESIDUAL_TOKENS - 1) / LODE_RESIDUAL_TOKENS;
@@ -364,7 +349,8 @@ static void encode_residual(bench_t *b, const lode_landmark_spec_t *rest, const 
             means[group * t->dim + j] += share * b->projected[i * t->dim + j];
     }
     encode(b, mean, means, groups, b->tiles[1]);
-    decode(b, mean, b->tiles[1], groups, means);
+    for (uint64_t i = 0; i < groups; i++)
+        lode_landmark_decode(mean, t->dim, b->rows + i * lode_landmark_row_bytes(mean, t->dim), means + i * t->dim);
     for (uint64_t i = 0; i < t->tokens; i++)
         for (uint32_t j = 0; j < t->dim; j++)
             b->projected[i * t->dim + j] -= means[i / LODE_RESIDUAL_TOKENS * t->dim + j];
@@ -499,15 +485,6 @@ static void score_floats(bench_t *b, uint32_t query, float *scores)
     }
 }
 
-static float bf16(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 /* Centre and half width of one chunk's channel: b->centred, b->projected. */
 static void digest_channel(const float *keys, uint32_t dim, uint32_t n, lode_form_t form, float *middle, float *half)
 {
@@ -525,8 +502,8 @@ static void digest_channel(const float *keys, uint32_t dim, uint32_t n, lode_for
         low = centre - apart;
         high = centre + apart;
     }
-    *middle = form == LODE_FORM_MEANS ? bf16(sum / (float)n) : (bf16(low) + bf16(high)) / 2;
-    *half = form == LODE_FORM_MEANS ? 0 : (bf16(high) - bf16(low)) / 2;
+    *middle = form == LODE_FORM_MEANS ? lode_to_bf16(sum / (float)n) : (lode_to_bf16(low) + lode_to_bf16(high)) / 2;
+    *half = form == LODE_FORM_MEANS ? 0 : (lode_to_bf16(high) - lode_to_bf16(low)) / 2;
 }
 
 static void digest(bench_t *b, const lode_contestant_t *c)

@@ -29,27 +29,32 @@ static lode_option_t *join_tables(const lode_option_t *own)
     return table;
 }
 
-lode_status_t lode_bench_options(const char *command, const lode_option_t *own, int argc, char **argv,
-                                 lode_options_t *options)
+lode_status_t lode_bench_own_options(const char *command, const lode_option_t *own, int argc, char **argv,
+                                     lode_options_t *options)
 {
     int rest = argc;
-    lode_option_t *table = join_tables(own);
     lode_options_t made = {0};
-    if (!table)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
-    lode_status_t status = lode_options_create(table, &made);
-    if (status != LODE_OK) {
-        free(table);
-        return status;
-    }
-    status = lode_options_parse(&made, argc, argv, &rest);
+    LODE_TRY(lode_options_create(own, &made));
+    lode_status_t status = lode_options_parse(&made, argc, argv, &rest);
     if (status == LODE_OK && rest < argc)
         status =
             lode_fail(LODE_ERR_INVALID, "\"%s\": %s takes options only, each beginning with --", argv[rest], command);
     if (status == LODE_OK)
         *options = made;
     else
-        lode_bench_options_free(&made);
+        lode_options_destroy(&made);
+    return status;
+}
+
+lode_status_t lode_bench_options(const char *command, const lode_option_t *own, int argc, char **argv,
+                                 lode_options_t *options)
+{
+    lode_option_t *table = join_tables(own);
+    if (!table)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
+    lode_status_t status = lode_bench_own_options(command, table, argc, argv, options);
+    if (status != LODE_OK)
+        free(table);
     return status;
 }
 

@@ -9,6 +9,9 @@
 #include "base/base.h"
 
 bool lode_bench_wants_help(int argc, char **argv);
+/** Read a command line of options alone. */
+lode_status_t lode_bench_own_options(const char *command, const lode_option_t *own, int argc, char **argv,
+                                     lode_options_t *options);
 /** Read a command line by the joined tables; library options have no default here: what has a value was asked for. */
 lode_status_t lode_bench_options(const char *command, const lode_option_t *own, int argc, char **argv,
                                  lode_options_t *options);

@@ -52,6 +52,35 @@ lode_status_t lode_source_capture(const char *path, lode_source_t *source)
     return LODE_OK;
 }
 
+lode_status_t lode_source_check_capture(const lode_options_t *o)
+{
+    static const char *const brought[] = {"tokens",   "layers", "heads",     "kv-heads",
+                                          "head-dim", "theta",  "documents", NULL};
+    for (const char *const *name = brought; lode_options_get(o, "capture") && *name; name++)
+        if (lode_options_get(o, *name))
+            return lode_fail(LODE_ERR_INVALID, "--%s and --capture exclude each other: a capture brings it along",
+                             *name);
+    return LODE_OK;
+}
+
+lode_status_t lode_source_open(const lode_options_t *o, const lode_source_defaults_t *d, lode_source_t *source)
+{
+    const char *capture = lode_options_get(o, "capture"), *dim = lode_options_get(o, "head-dim");
+    LODE_TRY(lode_source_check_capture(o));
+    if (capture)
+        return lode_source_capture(capture, source);
+    lode_generator_params_t params = {
+        .seed = lode_options_count(o, "seed"),
+        .geometry = {.layers = (uint32_t)lode_options_count_or(o, "layers", 1),
+                     .query_heads = (uint32_t)lode_options_count_or(o, "heads", d->query_heads),
+                     .kv_heads = (uint32_t)lode_options_count_or(o, "kv-heads", d->kv_heads),
+                     .head_dim = dim ? (uint32_t)strtoul(dim, NULL, 10) : 128,
+                     .rope = {.theta = (double)lode_options_count_or(o, "theta", 500000)}}};
+    LODE_TRY(lode_generator_parse(lode_options_get(o, "generator"), &params));
+    params.sharp_share = lode_options_share(o, "sharp");
+    return lode_source_generate(&params, lode_options_count_or(o, "tokens", d->tokens), 1, source);
+}
+
 void lode_source_close(lode_source_t *source)
 {
     lode_generator_destroy(&source->generator);

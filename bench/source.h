@@ -25,6 +25,18 @@ lode_status_t lode_source_generate(const lode_generator_params_t *params, uint64
 lode_status_t lode_source_capture(const char *path, lode_source_t *source);
 void lode_source_close(lode_source_t *source);
 
+/** What an option stands for that was not set, and has no default of its own. */
+typedef struct lode_source_defaults {
+    uint64_t tokens;
+    uint32_t query_heads, kv_heads;
+} lode_source_defaults_t;
+/** One document by --capture, or by --tokens, --layers, --heads, --kv-heads, --head-dim, --theta, --generator, --sharp
+ * and --seed; a table of options may lack --layers. */
+lode_status_t lode_source_open(const lode_options_t *options, const lode_source_defaults_t *defaults,
+                               lode_source_t *source);
+/** That none of the options is set which a capture brings along; a table may lack some. */
+lode_status_t lode_source_check_capture(const lode_options_t *options);
+
 static inline uint64_t lode_source_total(const lode_source_t *source)
 {
     return source->starts[source->blocks];

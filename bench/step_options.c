@@ -53,32 +53,22 @@ void lode_step_help(FILE *out)
     lode_options_help(lode_library_options, out);
 }
 
-static uint64_t count_or(const lode_options_t *options, const char *name, uint64_t otherwise)
-{
-    return lode_options_get(options, name) ? lode_options_count(options, name) : otherwise;
-}
-
 static void read_geometry(lode_step_wish_t *wish)
 {
     const lode_options_t *o = &wish->options;
-    wish->geometry = (lode_geometry_t){.layers = (uint32_t)count_or(o, "layers", 1),
-                                       .query_heads = (uint32_t)count_or(o, "heads", 32),
-                                       .kv_heads = (uint32_t)count_or(o, "kv-heads", 8),
-                                       .head_dim = (uint32_t)count_or(o, "head-dim", 128),
-                                       .rope = {.theta = (double)count_or(o, "theta", 500000)}};
-    wish->tokens = count_or(o, "tokens", 65536);
-    wish->documents = (uint32_t)count_or(o, "documents", 4);
+    wish->geometry = (lode_geometry_t){.layers = (uint32_t)lode_options_count_or(o, "layers", 1),
+                                       .query_heads = (uint32_t)lode_options_count_or(o, "heads", 32),
+                                       .kv_heads = (uint32_t)lode_options_count_or(o, "kv-heads", 8),
+                                       .head_dim = (uint32_t)lode_options_count_or(o, "head-dim", 128),
+                                       .rope = {.theta = (double)lode_options_count_or(o, "theta", 500000)}};
+    wish->tokens = lode_options_count_or(o, "tokens", 65536);
+    wish->documents = (uint32_t)lode_options_count_or(o, "documents", 4);
 }
 
 /* What a capture brings itself, and what it cannot give. */
 static lode_status_t check_capture(const lode_step_wish_t *wish)
 {
-    static const char *const brought[] = {"tokens",   "layers", "heads",     "kv-heads",
-                                          "head-dim", "theta",  "documents", NULL};
-    for (const char *const *name = brought; wish->capture && *name; name++)
-        if (lode_options_get(&wish->options, *name))
-            return lode_fail(LODE_ERR_INVALID, "--%s and --capture exclude each other: a capture brings it along",
-                             *name);
+    LODE_TRY(lode_source_check_capture(&wish->options));
     if (wish->capture && wish->new_tokens > 1)
         return lode_fail(LODE_ERR_INVALID, "--new-tokens %u: a capture's queries come one at a time", wish->new_tokens);
     return LODE_OK;
@@ -94,10 +84,10 @@ static void read_counts(lode_step_wish_t *wish)
     wish->steps = (uint32_t)lode_options_count(o, "steps");
     wish->warmup = (uint32_t)lode_options_count(o, "warmup");
     wish->dense_steps = (uint32_t)lode_options_count(o, "dense-steps");
-    wish->check_steps = (int64_t)count_or(o, "check-steps", UINT64_MAX);
+    wish->check_steps = (int64_t)lode_options_count_or(o, "check-steps", UINT64_MAX);
     wish->query_run = (uint32_t)lode_options_count(o, "query-run");
     wish->seed = lode_options_count(o, "seed");
-    wish->kill_rank = (int64_t)count_or(o, "kill-rank", UINT64_MAX);
+    wish->kill_rank = (int64_t)lode_options_count_or(o, "kill-rank", UINT64_MAX);
     wish->kill_step = (uint32_t)lode_options_count(o, "kill-step");
     wish->budget = lode_options_share(o, "budget");
     wish->sharp_share = lode_options_share(o, "sharp");

@@ -196,12 +196,6 @@ static inline void lode_store32(void *at, uint32_t x)
     memcpy(at, &x, sizeof x);
 }
 
-/** Bytes of a landmark row's codes, without its scale. */
-static inline size_t lode_landmark_code_bytes(const lode_landmark_spec_t *spec, uint32_t dim)
-{
-    return (size_t)dim * spec->bits / 8;
-}
-
 /* ------------------------------------------------------------- UNIFORM codes */
 
 /** Step of the Gaussian-optimal uniform quantiser, in units of the rms: 4 and 16 levels. With 2 it decides nothing. */

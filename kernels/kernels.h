@@ -51,8 +51,15 @@ uint32_t lode_record_tag(uint64_t block, uint32_t layer, uint32_t head, uint32_t
  * So every tile is its rows cut in 4-byte words, word-major. Within a UNIFORM row of b bits, word w
  * holds coordinates w·(32/b) …; field m of byte j (bits m·b …) is coordinate w·(32/b) + 4·m + j. */
 
+/** Bytes of a landmark row's codes, without its scale. */
+static inline size_t lode_landmark_code_bytes(const lode_landmark_spec_t *spec, uint32_t dim)
+{
+    return (size_t)dim * spec->bits / 8;
+}
 size_t lode_landmark_row_bytes(const lode_landmark_spec_t *spec, uint32_t dim);
 size_t lode_landmark_tile_bytes(const lode_landmark_spec_t *spec, uint32_t dim);
+/** What a row stands for: x (dim), centred and transformed as its keys were. */
+void lode_landmark_decode(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *row, float *x);
 /** Whether codec and bits are a pair that exists and dim and chunk are supported. */
 bool lode_landmark_spec_valid(const lode_landmark_spec_t *spec, uint32_t dim);
 

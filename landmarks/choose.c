@@ -2,7 +2,7 @@
 #include <assert.h>
 #include <math.h>
 
-#include "landmarks/landmarks.h"
+#include "landmarks/inside.h"
 
 /* What the sinks and the window leave of a piece to compete for, as tokens of its block: [begin, end). */
 typedef struct contest {
@@ -12,11 +12,6 @@ typedef struct contest {
 static uint64_t ceil_div(uint64_t a, uint64_t b)
 {
     return (a + b - 1) / b;
-}
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
 }
 
 static contest_t contest_of(const lode_choice_t *choice, const lode_piece_t *piece)

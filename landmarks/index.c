@@ -5,7 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "kernels/internal.h"
 #include "landmarks/inside.h"
 
 /* Where it pays (docs/index.md). */
@@ -36,37 +35,6 @@ lode_landmark_spec_t lode_index_spec(const lode_landmark_spec_t *spec)
 
 /* ----------------------------------------------------------------- building */
 
-/* What the codes of a UNIFORM row stand for, without its scale. */
-static void codes_decode(uint32_t bits, uint32_t dim, const uint8_t *row, float *x)
-{
-    uint32_t fields = 8 / bits, mask = (1u << bits) - 1;
-    float middle = (float)mask * 0.5f;
-    for (uint32_t word = 0; word < dim / (4 * fields); word++, row += 4)
-        for (uint32_t m = 0; m < fields; m++, x += 4)
-            for (uint32_t j = 0; j < 4; j++)
-                x[j] = bits == 8 ? (float)(int8_t)row[j] : (float)(row[j] >> bits * m & mask) - middle;
-}
-
-static void row_decode(const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *row, float *x)
-{
-    if (spec->codec == LODE_LANDMARK_MEAN) {
-        for (uint32_t i = 0; i < dim; i++)
-            x[i] = lode_bf16_widen(lode_load16(row + 2 * i));
-        return;
-    }
-    if (spec->codec == LODE_LANDMARK_UNIFORM)
-        codes_decode(spec->bits, dim, row, x);
-    else if (spec->bits == 4)
-        for (uint32_t i = 0; i < dim; i += 2)
-            memcpy(x + i, lode_higgs_grid2[row[i / 2]], 2 * sizeof *x);
-    else
-        for (uint32_t i = 0; i < dim; i += 4)
-            memcpy(x + i, lode_higgs_grid4[row[i / 4]], 4 * sizeof *x);
-    float scale = lode_bf16_widen(lode_load16(row + lode_landmark_code_bytes(spec, dim)));
-    for (uint32_t i = 0; i < dim; i++)
-        x[i] *= scale;
-}
-
 void lode_index_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec, uint32_t dim, const uint8_t *tiles,
                       uint64_t from, uint64_t to, uint8_t *index)
 {
@@ -79,7 +47,7 @@ void lode_index_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec, u
         ops->landmark_take(spec, dim, tiles, group * LODE_INDEX_GROUP, LODE_INDEX_GROUP, rows);
         memset(mean, 0, sizeof mean);
         for (uint32_t i = 0; i < LODE_INDEX_GROUP; i++) {
-            row_decode(spec, dim, rows + i * row_bytes, x);
+            lode_landmark_decode(spec, dim, rows + i * row_bytes, x);
             for (uint32_t j = 0; j < dim; j++)
                 mean[j] += x[j];
         }
@@ -91,11 +59,6 @@ void lode_index_build(const lode_ops_t *ops, const lode_landmark_spec_t *spec, u
 }
 
 /* --------------------------------------------------------------------- plan */
-
-static uint64_t least(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 static uint64_t groups_of(const lode_piece_t *piece)
 {

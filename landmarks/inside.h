@@ -8,6 +8,11 @@
 
 #include "landmarks/landmarks.h"
 
+static inline uint64_t least(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 const lode_ops_t *lode_store_ops(lode_store_h store);
 uint32_t lode_store_dim(lode_store_h store);
 /** Make q (group, dim) as of lode_store_score() ready for landmarks of @p spec; mean: (dim) of the block, or NULL. */

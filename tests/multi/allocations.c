@@ -13,6 +13,7 @@
 
 #include "base/base.h"
 #include "base/team.h"
+#include "tests/multi/steps.h"
 
 static _Atomic uint64_t allocations;
 static _Thread_local enum { KIND_UNKNOWN, KIND_STEPS, KIND_OTHER } thread_kind;
@@ -63,20 +64,6 @@ void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
 }
 
 enum { LAYERS = 2, QUERY_HEADS = 8, KV_HEADS = 2, DIM = 64, TOKENS = 6000, STEPS = 24, WARM = 6 };
-
-#define MUST(call)                                                                                     \
-    do {                                                                                               \
-        lode_status_t status_ = (call);                                                                \
-        if (status_ != LODE_OK) {                                                                      \
-            fprintf(stderr, "%s: %s: %s\n", #call, lode_status_string(status_), lode_error_message()); \
-            MPI_Abort(MPI_COMM_WORLD, 1);                                                              \
-        }                                                                                              \
-    } while (0)
-
-static float value_at(uint64_t seed, uint64_t i)
-{
-    return (float)((int64_t)(lode_mix(seed, i) >> 40) - (1 << 23)) * (2.0f / (1 << 23));
-}
 
 static float *tensor(uint64_t seed, size_t n)
 {

@@ -9,29 +9,16 @@
 #include <string.h>
 
 #include "attend/step.h"
+#include "tests/multi/steps.h"
 
 enum { LAYERS = 1, QUERY_HEADS = 12, KV_HEADS = 3, DIM = 64, TOKENS = 9000, MOST_ROWS = 6, CASES = 8 };
 static const uint32_t thread_counts[] = {1, 2, 3};
-
-#define MUST(call)                                                                                     \
-    do {                                                                                               \
-        lode_status_t status_ = (call);                                                                \
-        if (status_ != LODE_OK) {                                                                      \
-            fprintf(stderr, "%s: %s: %s\n", #call, lode_status_string(status_), lode_error_message()); \
-            MPI_Abort(MPI_COMM_WORLD, 1);                                                              \
-        }                                                                                              \
-    } while (0)
 
 /* What a case's step gave. */
 typedef struct result {
     lode_step_stats_t stats;
     float out[2][MOST_ROWS][QUERY_HEADS * DIM], lse[2][MOST_ROWS][QUERY_HEADS];
 } result_t;
-
-static float value_at(uint64_t seed, uint64_t i)
-{
-    return (float)((int64_t)(lode_mix(seed, i) >> 40) - (1 << 23)) * (2.0f / (1 << 23));
-}
 
 static lode_block_h put_block(lode_cluster_h cluster, const char *name, uint64_t tokens, const char *landmark)
 {
