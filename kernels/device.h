@@ -80,15 +80,17 @@ typedef struct lode_device_scan {
 typedef struct lode_device_piece {
     uint64_t first_token;       /**< view-token index of its token 0 */
     uint32_t tokens, landmarks; /**< seen */
-    uint32_t first_landmark;    /**< of it among all the choice's landmarks */
-    uint32_t begin, end;        /**< tokens of the block that compete; those outside are chosen anyway */
+    /** of it among all the choice's landmarks: a multiple of 4, for the alignment of scores; what lies between two
+     * pieces is no landmark and may hold any bits */
+    uint32_t first_landmark;
+    uint32_t begin, end; /**< tokens of the block that compete; those outside are chosen anyway */
 } lode_device_piece_t;
 
 /** What one row and KV head chooses from: lode_choose(), with what the host knows worked out. */
 typedef struct lode_device_choice {
     float *scores;      /**< (group, stride) raw logits of all pieces' landmarks; overwritten */
     uint64_t stride;    /**< a multiple of 4 */
-    uint32_t landmarks; /**< of all pieces */
+    uint32_t landmarks; /**< places of all pieces' landmarks, with the gaps between pieces */
     uint32_t group;     /**< more than 1: the greatest softmax of the rows counts (LODE_MERGE_MAX) */
     uint32_t first_piece, piece_count;
     uint32_t chunk;
@@ -138,7 +140,7 @@ typedef struct lode_device_block {
 typedef struct lode_device_entry {
     uint64_t mask;
     uint32_t index; /**< of the mask among the step's */
-    uint32_t first; /**< number of its first record */
+    uint32_t first; /**< number among the missed of its first record; the others follow */
 } lode_device_entry_t;
 
 /** Written at the end of where(), in pinned memory. */
@@ -154,7 +156,10 @@ typedef struct lode_device_found {
 
 /** Tables of a step over its masks and records; device memory but for what says pinned. */
 typedef struct lode_device_where {
-    uint32_t layer, heads, dim, step; /**< step: this one's stamp, never 0, higher than before */
+    uint32_t layer, heads, dim;
+    /** where() adds 1 to it first (and once more at 0): that is the stamp of the step, also of its keep(). In memory,
+     * so that a captured step has a new one at each replay */
+    uint32_t *clock;
     const lode_device_block_t *blocks;
     uint32_t block_count;
     uint32_t masks;
@@ -223,6 +228,7 @@ typedef struct lode_device_parts {
     const float *out, *lse;
     uint32_t splits;
 } lode_device_parts_t;
+enum { LODE_DEVICE_SETS = 8 };
 
 /* --------------------------------------------------------------------- table */
 
@@ -327,7 +333,8 @@ typedef struct lode_device_ops {
     /** Into how many pieces to cut the work of a (row, head) so that the device is busy. */
     uint32_t (*attend_splits)(lode_device_h device, uint32_t row_count, uint32_t heads, uint32_t most_tokens);
     lode_status_t (*attend)(lode_device_stream_t stream, const lode_device_attend_t *attend);
-    /** out (rows, group, D), lse (rows, group): all parts of all sets, by log-sum-exp; rows = row_count · heads. */
+    /** out (rows, group, D), lse (rows, group): all parts of all sets, by log-sum-exp; rows = row_count · heads. The
+     * array of sets is on the host, 1 to LODE_DEVICE_SETS of them. Nothing attended: zeros and −INFINITY. */
     lode_status_t (*merge)(lode_device_stream_t stream, const lode_device_parts_t *sets, uint32_t set_count,
                            uint32_t rows, uint32_t group, uint32_t dim, float *out, float *lse);
 } lode_device_ops_t;
