@@ -70,6 +70,7 @@ typedef struct lode_device_scan {
     const uint8_t *tiles; /**< 128-byte aligned; the last may be part-filled */
     uint32_t landmarks;
     uint32_t query, rows; /**< prepared queries query … query+rows−1, rows ≤ LODE_MAX_GROUP */
+    uint32_t first_tile;  /**< tiles of the launch's scans before this one; ceil(landmarks / LODE_TILE) each */
     float *scores;        /**< of row r and landmark i: scores[r·stride + i]; 16-byte aligned */
     uint64_t stride;      /**< a multiple of 4 */
 } lode_device_scan_t;
