@@ -13,6 +13,7 @@
 #ifndef LODE_KERNELS_H
 #define LODE_KERNELS_H
 
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -68,11 +69,11 @@ typedef struct lode_landmark_query {
     float scale;                          /**< UNIFORM: of the quantised query */
     float bias;                           /**< added to every score: query · mean */
     int32_t sum;                          /**< UNIFORM 4, 2, 1 bit: sum of coordinates of the quantised query */
-    _Alignas(64) int8_t q8[LODE_MAX_DIM]; /**< UNIFORM 4, 2, 1 bit */
+    alignas(64) int8_t q8[LODE_MAX_DIM]; /**< UNIFORM 4, 2, 1 bit */
     /** UNIFORM 1 bit: for half a byte (low, high) of word w, [byte of the word][its 16 values]: its share of the sum */
-    _Alignas(64) uint8_t signs[LODE_MAX_DIM / 32][2][64];
-    _Alignas(64) int16_t q16[LODE_MAX_DIM]; /**< UNIFORM 8 bit */
-    _Alignas(64) float q32[LODE_MAX_DIM];   /**< MEAN; HIGGS (the table is made from it) */
+    alignas(64) uint8_t signs[LODE_MAX_DIM / 32][2][64];
+    alignas(64) int16_t q16[LODE_MAX_DIM]; /**< UNIFORM 8 bit */
+    alignas(64) float q32[LODE_MAX_DIM];   /**< MEAN; HIGGS (the table is made from it) */
 } lode_landmark_query_t;
 
 /** Floats of scratch that score needs for a HIGGS codec: group · D/d · 256; 0 for the others. */
