@@ -14,8 +14,10 @@
 #include "kernels/device.h"
 
 #ifdef LODE_EMULATED
-#define LODE_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-    lode_emulate_launch((grid), (block), (shared_bytes), (cudaStream_t)(stream), #kernel, kernel, __VA_ARGS__)
+#define LODE_LAUNCH(kernel, grid, block, shared_bytes, stream, ...)                                                 \
+    lode_cuda_launched(                                                                                             \
+        lode_emulate_launch((grid), (block), (shared_bytes), (cudaStream_t)(stream), #kernel, kernel, __VA_ARGS__), \
+        #kernel)
 /** The block's dynamic shared memory, 128-byte aligned. */
 #define LODE_SHARED(type, name) type *name = (type *)lode_emulate_shared()
 #else
