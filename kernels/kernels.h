@@ -25,6 +25,10 @@
 #define LODE_MAX_DIM 256
 #define LODE_MAX_GROUP 16
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* ------------------------------------------------------------------ records
  * K codes | V codes | bf16 scale of K | bf16 scale of V | u32 check. The bf16 format leaves the scales
  * zero. check = CRC32C of everything before it, seeded by the record's tag, so that a record that is
@@ -216,4 +220,7 @@ void lode_rope_angles(const double *freq, uint32_t head_dim, int64_t delta, floa
 extern const float lode_higgs_grid2[256][2]; /**< 4 bits a coordinate */
 extern const float lode_higgs_grid4[256][4]; /**< 2 bits a coordinate */
 
+#ifdef __cplusplus
+}
+#endif
 #endif
