@@ -70,9 +70,9 @@ bool lode_landmark_spec_valid(const lode_landmark_spec_t *spec, uint32_t dim);
 
 /** A query made ready to be scored against landmarks of one codec. Filled by query_prepare. */
 typedef struct lode_landmark_query {
-    float scale;                          /**< UNIFORM: of the quantised query */
-    float bias;                           /**< added to every score: query · mean */
-    int32_t sum;                          /**< UNIFORM 4, 2, 1 bit: sum of coordinates of the quantised query */
+    float scale;                         /**< UNIFORM: of the quantised query */
+    float bias;                          /**< added to every score: query · mean */
+    int32_t sum;                         /**< UNIFORM 4, 2, 1 bit: sum of coordinates of the quantised query */
     alignas(64) int8_t q8[LODE_MAX_DIM]; /**< UNIFORM 4, 2, 1 bit */
     /** UNIFORM 1 bit: for half a byte (low, high) of word w, [byte of the word][its 16 values]: its share of the sum */
     alignas(64) uint8_t signs[LODE_MAX_DIM / 32][2][64];
