@@ -238,6 +238,17 @@ typedef enum lode_gather_way {
     LODE_GATHER_COPIES  /**< the copy engine, one descriptor a record */
 } lode_gather_way_t;
 
+/** The least of n counts, ascending, from which on copies were faster every time; UINT32_MAX: none. A tie is the
+ * kernel's, which can be captured. */
+static inline uint32_t lode_gather_choose(const uint32_t *counts, const float *kernel_ms, const float *copies_ms,
+                                          uint32_t n)
+{
+    uint32_t from = UINT32_MAX;
+    for (uint32_t i = n; i-- > 0 && copies_ms[i] < 0.95f * kernel_ms[i];)
+        from = counts[i];
+    return from;
+}
+
 typedef struct lode_device_ops {
     const char *name; /**< "cuda" */
     /** Why the last call of this thread failed; "" if none did. */
@@ -330,6 +341,12 @@ typedef struct lode_device_ops {
     lode_status_t (*gather)(lode_device_stream_t stream, lode_gather_way_t way, const uint8_t *const *sources,
                             const uint8_t *const *landed, const uint32_t *missed, uint32_t begin, uint32_t end,
                             size_t record_bytes, uint8_t *dst, size_t stride);
+    /**
+     * Measure both ways on records of this size that lie in no order: for the start, it takes milliseconds, allocates
+     * and waits. @param[out] copies_from  the least number of records from which copies win; UINT32_MAX: never
+     */
+    lode_status_t (*gather_calibrate)(lode_device_h device, lode_device_stream_t stream, size_t record_bytes,
+                                      uint32_t *copies_from);
 
     /** Into how many pieces to cut the work of a (row, head) so that the device is busy. */
     uint32_t (*attend_splits)(lode_device_h device, uint32_t row_count, uint32_t heads, uint32_t most_tokens);
