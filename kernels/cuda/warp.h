@@ -56,6 +56,10 @@ template <int N> __device__ inline void lode_copy_async_wait()
 {
     lode_emulate_copy_wait(N);
 }
+__device__ inline uint32_t lode_bf16x2_mul(uint32_t a, uint32_t b)
+{
+    return lode_emulate_bf16x2_mul(a, b);
+}
 __device__ inline uint4 lode_load_stream(const uint4 *from)
 {
     return *from;
@@ -142,6 +146,14 @@ __device__ __forceinline__ void lode_copy_async_commit()
 template <int N> __device__ __forceinline__ void lode_copy_async_wait()
 {
     asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
+}
+
+/** Products of two pairs of bf16, each rounded to nearest even, subnormal numbers as any others. */
+__device__ __forceinline__ uint32_t lode_bf16x2_mul(uint32_t a, uint32_t b)
+{
+    uint32_t d; /* adding -0 changes nothing */
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+    return d;
 }
 
 /** Load what is read once: read-only, and not kept in L1. */

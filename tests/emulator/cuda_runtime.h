@@ -470,6 +470,17 @@ static inline float __uint_as_float(unsigned x)
 {
     return lode_emulated_bits<float>(x);
 }
+/** The product of two bf16 is exact in a float; so is what comes of it, rounded once. */
+static inline unsigned lode_emulate_bf16x2_mul(unsigned a, unsigned b)
+{
+    unsigned halves[2];
+    for (int i = 0; i < 2; i++) {
+        unsigned x = __float_as_uint(__uint_as_float(a >> 16 * i << 16) * __uint_as_float(b >> 16 * i << 16));
+        bool nan = (x & 0x7fffffffu) > 0x7f800000u;
+        halves[i] = nan ? 0x7fff : (x + 0x7fffu + (x >> 16 & 1)) >> 16;
+    }
+    return halves[0] | halves[1] << 16;
+}
 static inline float __int_as_float(int x)
 {
     return lode_emulated_bits<float>(x);
