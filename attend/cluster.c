@@ -124,7 +124,9 @@ static lode_status_t create_parts(lode_cluster_h cluster, const lode_options_t *
                                    &cluster->shard);
     LODE_TRY(lode_fabric_worst(cluster->fabric, status));
     LODE_TRY(start_team(cluster, options));
-    return map_store(cluster, options);
+    LODE_TRY(map_store(cluster, options));
+    lode_replica_params_t replica = {.wish = lode_replication_of(lode_options_get(options, "replication"))};
+    return lode_replica_create(cluster, &replica, &cluster->replica);
 }
 
 /* Each part ends with all ranks knowing whether all succeeded. */
@@ -143,8 +145,10 @@ static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options,
 static void free_parts(lode_cluster_h cluster)
 {
     lode_fabric_h fabric = cluster->fabric; /* handlers may run, and ask for it, until this has returned */
+    lode_replica_part(cluster->replica);
     if (fabric)
         lode_fabric_destroy(&fabric);
+    lode_replica_destroy(&cluster->replica);
     lode_step_state_destroy(&cluster->step);
     lode_team_destroy(&cluster->team);
     if (cluster->store)

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 
 #include "attend/calls.h"
+#include "attend/replicate.h"
 #include "base/base.h"
 #include "base/team.h"
 #include "cluster/cluster.h"
@@ -80,6 +81,7 @@ struct lode_cluster {
     uint64_t fill_began_ns; /**< filling: when the running pass began; the service's */
     uint64_t call_deadline_ns;
     lode_repair_t *repair;
+    lode_replica_h replica; /**< of landmarks among GPUs; NULL before it is made */
     uint32_t replicas;
     uint64_t blocks_made; /**< by this rank: part of their ids */
     uint64_t hot_bytes;
@@ -104,6 +106,7 @@ typedef struct lode_tail {
     lode_buffer_t records;
     float *mean; /**< (heads, D) once fixed, NULL before or if not centred */
     bool mean_sent;
+    uint64_t offered; /**< landmarks that went to others' GPUs, or were left to their hosts: whole tiles */
 } lode_tail_t;
 
 struct lode_block {

@@ -199,6 +199,8 @@ lode_status_t lode_serve(void *context, uint32_t from, const Lodemark__Call *cal
     }
     if (call->body_case == LODEMARK__CALL__BODY_PAGE_CHECK)
         return serve_page_check(cluster, call->page_check, reply);
+    if (call->body_case >= LODEMARK__CALL__BODY_ROUND_ASK && call->body_case <= LODEMARK__CALL__BODY_ROUNDS_END)
+        return lode_replica_serve(cluster->replica, from, call, reply);
     if (call->body_case == LODEMARK__CALL__BODY_FILL)
         return serve_fill(cluster, call->fill, reply);
     if (call->body_case == LODEMARK__CALL__BODY_RANK_FORGET && from != rank)

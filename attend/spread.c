@@ -419,7 +419,9 @@ lode_status_t lode_spread_publish(lode_block_h block, uint32_t layer)
     publish.tokens = block->tails[layer].first;
     telling.call.body_case = LODEMARK__CALL__BODY_PUBLISH;
     telling.call.publish = &publish;
-    return lode_tell_keepers(block->cluster, &telling, 1);
+    LODE_TRY(lode_tell_keepers(block->cluster, &telling, 1));
+    lode_replica_offer(block->cluster->replica, block, layer, publish.tokens);
+    return LODE_OK;
 }
 
 void lode_spread_take_back(lode_block_h block, uint32_t layer, uint64_t first, uint64_t end)

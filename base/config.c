@@ -37,6 +37,9 @@ const lode_option_t lode_library_options[] = {
     {"hedge", "20", LODE_OPTION_COUNT, NULL, 0, 3600000,
      "ms that an owner may be silent before the next is asked as well; 0: never"},
     {"call-deadline", "10000", LODE_OPTION_COUNT, NULL, 1, 3600000, "ms until a rank that does not answer is given up"},
+    {"replication", "auto", LODE_OPTION_CHOICE, "auto|nccl|host", 0, 0,
+     "how landmarks get to other GPUs; nccl: broadcasts between them, or an error; host: each from its node's store; "
+     "auto: nccl where every rank has a GPU of its own"},
     {"repair-rate", "100MiB", LODE_OPTION_BYTES, NULL, 64 * KIB, 0,
      "bytes a second that a rank copies at most to restore or move replicas, and to fill ranks that joined"},
     {"max-ranks", "0", LODE_OPTION_COUNT, NULL, 0, 4096,

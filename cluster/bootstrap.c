@@ -76,6 +76,25 @@ release:
     return status;
 }
 
+lode_status_t lode_fabric_gather(lode_fabric_h fabric, const void *mine, size_t bytes, void *all)
+{
+    if (fabric->born == 0) {
+        memcpy(all, mine, bytes);
+        return LODE_OK;
+    }
+    return FABRIC_MPI(MPI_Allgather(mine, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, fabric->comm));
+}
+
+lode_status_t lode_fabric_spread(lode_fabric_h fabric, void *data, size_t bytes)
+{
+    return fabric->born == 0 ? LODE_OK : FABRIC_MPI(MPI_Bcast(data, (int)bytes, MPI_BYTE, 0, fabric->comm));
+}
+
+uint32_t lode_fabric_born(lode_fabric_h fabric)
+{
+    return fabric->born;
+}
+
 lode_status_t fabric_barrier(lode_fabric_h fabric, bool service_too, uint64_t timeout_ns)
 {
     MPI_Request request;

@@ -215,6 +215,12 @@ void *lode_fabric_arena(lode_fabric_h fabric);
 lode_status_t lode_fabric_shared(lode_fabric_h fabric, size_t bytes, void **base, int *fd);
 /** Whether all ranks pass the same bytes (a geometry). Collective. @p rank: the first that differs from rank 0. */
 lode_status_t lode_fabric_agree(lode_fabric_h fabric, const void *data, size_t bytes, bool *same, uint32_t *rank);
+/** What every rank passes, (ranks) pieces in their order; of a process that joined later, its own alone. Collective. */
+lode_status_t lode_fabric_gather(lode_fabric_h fabric, const void *mine, size_t bytes, void *all);
+/** Every rank gets rank 0's bytes. Collective. */
+lode_status_t lode_fabric_spread(lode_fabric_h fabric, void *data, size_t bytes);
+/** Ranks that MPI started; 0: this process joined later. */
+uint32_t lode_fabric_born(lode_fabric_h fabric);
 /** Every rank learns the worst status; message of the failing rank becomes everyone's. Collective. */
 lode_status_t lode_fabric_worst(lode_fabric_h fabric, lode_status_t status);
 
