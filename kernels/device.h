@@ -259,6 +259,13 @@ typedef struct lode_device_ops {
     lode_status_t (*query)(uint32_t ordinal, lode_device_info_t *info);
     lode_status_t (*open)(uint32_t ordinal, lode_device_h *device);
     void (*close)(lode_device_h *device);
+    /**
+     * Make it the calling thread's device: operations that run kernels want that of their stream. Calls that take a
+     * device do it themselves.
+     * @param[out] before  what leave() puts back: the thread is the caller's
+     */
+    lode_status_t (*enter)(lode_device_h device, int *before);
+    void (*leave)(lode_device_h device, int before);
 
     /* memory; LODE_ERR_NO_MEMORY says what was asked and what is free */
     lode_status_t (*alloc)(lode_device_h device, size_t bytes, void **memory); /**< 256-byte aligned */

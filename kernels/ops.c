@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <pthread.h>
 
+#include "kernels/device.h"
 #include "kernels/internal.h"
 
 enum { MOST_LEVELS = 8 };
@@ -61,13 +62,35 @@ lode_status_t lode_ops_get(const char *level, const lode_ops_t **ops)
     return LODE_OK;
 }
 
+/* A device counts if it can be opened: it is there, new enough, and this build has code for it. */
+static bool device_usable(const lode_device_ops_t *ops)
+{
+    uint32_t devices;
+    lode_device_h device;
+    if (ops->count(&devices) != LODE_OK)
+        return false;
+    for (uint32_t i = 0; i < devices; i++)
+        if (ops->open(i, &device) == LODE_OK) {
+            ops->close(&device);
+            return true;
+        }
+    return false;
+}
+
+static lode_backend_t query_cuda(void)
+{
+    const lode_device_ops_t *ops;
+    bool compiled = lode_device_get("cuda", &ops) == LODE_OK;
+    return (lode_backend_t){"cuda", compiled, compiled && device_usable(ops)};
+}
+
 bool lode_backend_query(uint32_t i, lode_backend_t *backend)
 {
     prepare();
     if (i < (uint32_t)levels)
         *backend = (lode_backend_t){tables[i].level, true, usable[i]};
     else if (i == (uint32_t)levels)
-        *backend = (lode_backend_t){"cuda", false, false};
+        *backend = query_cuda();
     else
         return false;
     return true;

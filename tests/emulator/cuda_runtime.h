@@ -844,6 +844,15 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to);
 cudaError_t lode_emulated_malloc(void **memory, size_t bytes);
 cudaError_t lode_emulated_func_attribute(const void *kernel, enum cudaFuncAttribute attribute, int value);
 cudaError_t cudaFree(void *memory);
+struct cudaFuncAttributes {
+    size_t sharedSizeBytes, constSizeBytes, localSizeBytes;
+    int maxThreadsPerBlock, numRegs, ptxVersion, binaryVersion, cacheModeCA, maxDynamicSharedSizeBytes;
+};
+cudaError_t lode_emulated_func_attributes(struct cudaFuncAttributes *attributes);
+template <class T> cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *attributes, T *)
+{
+    return lode_emulated_func_attributes(attributes);
+}
 template <class T> cudaError_t cudaMalloc(T **memory, size_t bytes)
 {
     return lode_emulated_malloc((void **)memory, bytes);

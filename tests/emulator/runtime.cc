@@ -101,7 +101,7 @@ struct lock {
 
 cudaError_t noted(cudaError_t error)
 {
-    if (error != cudaSuccess && error != cudaErrorNotReady)
+    if (error != cudaSuccess)
         last_error = error;
     return error;
 }
@@ -976,7 +976,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle)
     if (s->done == s->enqueued)
         return cudaSuccess;
     run_until(s, s->done + 1); /* those who ask again and again see it go on */
-    return cudaErrorNotReady;
+    return noted(cudaErrorNotReady);
 }
 
 cudaError_t cudaStreamGetDevice(cudaStream_t handle, int *device)
@@ -1223,7 +1223,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle)
     if (!e->recorded || e->recorded->done)
         return cudaSuccess;
     run_until(e->recorded->of, e->recorded->of->done + 1); /* as in cudaStreamQuery() */
-    return cudaErrorNotReady;
+    return noted(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
@@ -1234,7 +1234,7 @@ cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
     if (!a->timed || !b->timed || !a->recorded || !b->recorded)
         return noted(cudaErrorInvalidResourceHandle);
     if (!a->recorded->done || !b->recorded->done)
-        return cudaErrorNotReady;
+        return noted(cudaErrorNotReady);
     *ms = (float)(b->recorded->ms - a->recorded->ms);
     return cudaSuccess;
 }
@@ -1249,6 +1249,17 @@ cudaError_t lode_emulated_func_attribute(const void *kernel, enum cudaFuncAttrib
     if (value < 0 || value > most_shared())
         return noted(cudaErrorInvalidValue);
     shared_limits[kernel] = value;
+    return cudaSuccess;
+}
+
+cudaError_t lode_emulated_func_attributes(struct cudaFuncAttributes *attributes)
+{
+    USABLE
+    if (lode_emulated.major < 8)
+        return noted(cudaErrorNoKernelImageForDevice);
+    *attributes = {};
+    attributes->maxThreadsPerBlock = 1024;
+    attributes->binaryVersion = attributes->ptxVersion = 10 * lode_emulated.major + lode_emulated.minor;
     return cudaSuccess;
 }
 
