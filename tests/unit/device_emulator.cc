@@ -194,9 +194,9 @@ Test(emulator, products_of_bytes)
     for (int is_signed = 0; is_signed < 2; is_signed++) {
         int32_t want[16][8];
         for (int i = 0; i < 16 * 32; i++)
-            a[0][i] = (uint8_t)random_bits();
+            a[i / 32][i % 32] = (uint8_t)random_bits();
         for (int i = 0; i < 8 * 32; i++)
-            b[0][i] = (int8_t)random_bits();
+            b[i / 32][i % 32] = (int8_t)random_bits();
         for (int m = 0; m < 16; m++)
             for (int n = 0; n < 8; n++) {
                 want[m][n] = d[m][n] = (int32_t)random_bits();
