@@ -4,7 +4,9 @@
 #
 # Sets LODE_HAVE_CUDA and, if it is ON, LODE_CUDA_NVCC, LODE_CUDA_RUNTIME (what to link) and lode_cuda_objects().
 set(LODEMARK_CUDA "try" CACHE STRING "Build the CUDA backend: yes (needs nvcc), try, no")
-set(LODEMARK_CUDA_ARCHITECTURES "" CACHE STRING "e.g. 80;90: code for these, PTX for the highest; empty: all that nvcc knows of 80, 86, 89, 90 and 100")
+# Code for 80 runs on 86 and 89 too, and PTX for 90 on what comes later: enough for a build that is made for its tests.
+set(LODEMARK_CUDA_ARCHITECTURES "" CACHE STRING
+    "Code for these, PTX for the highest; empty: 80;86;89;90;100 as far as nvcc knows them, with LODEMARK_TESTS=yes 80;90")
 set(LODE_HAVE_CUDA OFF)
 set(LODE_CUDA_WHY_NOT "LODEMARK_CUDA=${LODEMARK_CUDA}")
 
@@ -51,7 +53,9 @@ endif()
 
 execute_process(COMMAND ${LODEMARK_NVCC} --list-gpu-code OUTPUT_VARIABLE codes)
 set(lode_cuda_architectures ${LODEMARK_CUDA_ARCHITECTURES})
-if(NOT lode_cuda_architectures)
+if(NOT lode_cuda_architectures AND LODEMARK_TESTS STREQUAL "yes")
+  set(lode_cuda_architectures 80 90)
+elseif(NOT lode_cuda_architectures)
   foreach(level IN ITEMS 80 86 89 90 100)
     if(codes MATCHES "sm_${level}[^0-9a-z]")
       list(APPEND lode_cuda_architectures ${level})

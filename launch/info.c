@@ -58,11 +58,37 @@ static void print_backends(const json_t *backends)
     }
 }
 
+/* "  cuda 0   name (compute 9.0), 132 processors, 139.8 GiB, 138.9 free, 0000:17:00.0", or why there is none. */
+static void print_devices(const json_t *devices)
+{
+    json_t *device;
+    size_t i;
+    printf("devices\n");
+    json_array_foreach(devices, i, device)
+    {
+        const char *backend, *name = NULL, *compute, *bus, *why_not = NULL;
+        int ordinal = -1, processors;
+        json_int_t bytes, left;
+        char key[32];
+        json_unpack(device, "{s:s s?s s?i}", "backend", &backend, "why_not", &why_not, "ordinal", &ordinal);
+        snprintf(key, sizeof key, ordinal < 0 ? "%s" : "%s %d", backend, ordinal);
+        printf("  %-20s", key);
+        if (json_unpack(device, "{s:s s:s s:i s:I s:I s:s}", "name", &name, "compute", &compute, "processors",
+                        &processors, "memory_bytes", &bytes, "free_bytes", &left, "bus", &bus) == 0)
+            printf(" %s (compute %s), %d processors, %.1f GiB, %.1f free, %s", name, compute, processors,
+                   (double)bytes * 0x1p-30, (double)left * 0x1p-30, bus);
+        if (why_not)
+            printf("%s %s", name ? "; not usable:" : "", why_not);
+        printf("\n");
+    }
+}
+
 static void print_text(const json_t *info, lode_config_h config)
 {
     static const char *const parts[] = {"build", "ucx", "mpi", "machine", "memory"};
     printf("lodemark %s\n", lode_version());
     print_backends(json_object_get(info, "backends"));
+    print_devices(json_object_get(info, "devices"));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         print_value(parts[i], json_object_get(info, parts[i]), 0);
     printf("configuration\n");
@@ -71,9 +97,10 @@ static void print_text(const json_t *info, lode_config_h config)
 
 static json_t *gather(lode_config_h config)
 {
-    return json_pack("{s:s s:o s:o s:o s:o s:o s:o s:o}", "version", lode_version(), "build", lode_info_build(),
-                     "backends", lode_info_backends(), "ucx", lode_info_ucx(), "mpi", lode_info_mpi(), "machine",
-                     lode_info_machine(), "memory", lode_info_memory(), "config", config_json(config));
+    return json_pack("{s:s s:o s:o s:o s:o s:o s:o s:o s:o}", "version", lode_version(), "build", lode_info_build(),
+                     "backends", lode_info_backends(), "devices", lode_info_devices(), "ucx", lode_info_ucx(), "mpi",
+                     lode_info_mpi(), "machine", lode_info_machine(), "memory", lode_info_memory(), "config",
+                     config_json(config));
 }
 
 static lode_status_t show(const lode_options_t *options)

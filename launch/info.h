@@ -13,6 +13,7 @@ int lode_command_info(int argc, char **argv);
 /* Each gathers one part; they never fail, but leave out what the machine does not tell. (info_*.c) */
 json_t *lode_info_build(void);
 json_t *lode_info_backends(void);
+json_t *lode_info_devices(void);
 json_t *lode_info_ucx(void);
 json_t *lode_info_mpi(void);
 json_t *lode_info_machine(void);

@@ -4,7 +4,7 @@
 #include <ucp/api/ucp.h>
 #include <uct/api/uct.h>
 
-#include "kernels/kernels.h"
+#include "kernels/device.h"
 #include "launch/info.h"
 
 json_t *lode_info_build(void)
@@ -20,6 +20,38 @@ json_t *lode_info_backends(void)
     for (uint32_t i = 0; lode_backend_query(i, &backend); i++)
         json_array_append_new(list, json_pack("{s:s s:b s:b}", "name", backend.name, "compiled", (int)backend.compiled,
                                               "usable", (int)backend.usable));
+    return list;
+}
+
+static json_t *describe_device(const lode_device_ops_t *ops, uint32_t i)
+{
+    lode_device_info_t info;
+    lode_device_h device;
+    if (ops->query(i, &info) != LODE_OK)
+        return json_pack("{s:s s:i s:s}", "backend", ops->name, "ordinal", (int)i, "why_not", ops->error());
+    json_t *object = json_pack("{s:s s:i s:s s:o s:i s:I s:I s:s s:s}", "backend", ops->name, "ordinal", (int)i, "name",
+                               info.name, "compute", json_sprintf("%d.%d", info.major, info.minor), "processors",
+                               (int)info.processors, "memory_bytes", (json_int_t)info.memory_bytes, "free_bytes",
+                               (json_int_t)info.free_bytes, "bus", info.bus, "uuid", info.uuid);
+    if (ops->open(i, &device) == LODE_OK)
+        ops->close(&device);
+    else
+        json_object_set_new(object, "why_not", json_string(ops->error()));
+    return object;
+}
+
+json_t *lode_info_devices(void)
+{
+    json_t *list = json_array();
+    const lode_device_ops_t *ops;
+    uint32_t count;
+    if (lode_device_get("cuda", &ops) != LODE_OK)
+        json_array_append_new(list, json_pack("{s:s s:s}", "backend", "cuda", "why_not", "not compiled in"));
+    else if (ops->count(&count) != LODE_OK)
+        json_array_append_new(list, json_pack("{s:s s:s}", "backend", ops->name, "why_not", ops->error()));
+    else
+        for (uint32_t i = 0; i < count; i++)
+            json_array_append_new(list, describe_device(ops, i));
     return list;
 }
 

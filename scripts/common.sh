@@ -7,11 +7,12 @@ packages_build=(gcc libc6-dev cmake ninja-build pkg-config openmpi-bin libopenmp
     protobuf-c-compiler libprotobuf-c-dev libhwloc-dev libjansson-dev libmicrohttpd-dev liblapacke-dev)
 # slurm/testbed
 packages_slurm=(slurm-wlm munge iproute2 util-linux)
-# Tests: units, the JSON of benchmarks, captures written as documented, network namespaces, Slurm in them.
-packages_test=(libcriterion-dev jq python3 procps gnuplot-nox "${packages_slurm[@]}")
+# Tests: units, CUDA sources on an emulated device (C++), the JSON of benchmarks, captures written as documented, network
+# namespaces, Slurm in them.
+packages_test=(libcriterion-dev g++ jq python3 procps gnuplot-nox "${packages_slurm[@]}")
 # CI: one version of clang everywhere, so that formatting does not depend on the machine.
 packages_ci=(git clang-14 libclang-rt-14-dev clang-format-14
-    g++ libfaiss-dev libopenblas-dev) # rivals of bench index
+    libfaiss-dev libopenblas-dev) # rivals of bench index
 
 say() { printf '\n== %s\n' "$*"; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
