@@ -12,6 +12,8 @@ int lode_bench_step(int argc, char **argv);
 int lode_bench_fetch(int argc, char **argv);
 /** This machine's arithmetic, kernel by kernel, beside its floors. */
 int lode_bench_kernels(int argc, char **argv);
+/** A GPU's operations beside its floors. */
+int lode_bench_gpu(int argc, char **argv);
 /** Kinds of landmarks side by side, by the softmax mass that they find. */
 int lode_bench_landmarks(int argc, char **argv);
 /** Choosing by the index of two levels beside choosing from all landmarks, and beside other libraries. */

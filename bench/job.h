@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #include "base/base.h"
+#include "bench/median.h"
 
 /** What a command exits with. */
 enum { LODE_EXIT_OK = 0, LODE_EXIT_FAILED = 1, LODE_EXIT_USAGE = 2 };
@@ -60,8 +61,5 @@ lode_status_t lode_job_check_output(const char *path);
 json_t *lode_job_number(double value);
 /** Write @p object to @p path, or nothing if that is NULL. */
 lode_status_t lode_job_write_json(const char *path, const json_t *object);
-
-/** Median of n numbers, which are reordered; 0 for n = 0. */
-double lode_median(double *values, size_t n);
 
 #endif

@@ -19,6 +19,7 @@ static const command_t bench_commands[] = {
     {"step", lode_bench_step, NULL, "attention steps over a context that all ranks hold: time, bytes, accuracy"},
     {"fetch", lode_bench_fetch, NULL, "fetching alone, beside its floor and its rivals"},
     {"kernels", lode_bench_kernels, NULL, "this machine's arithmetic, kernel by kernel, beside its floors"},
+    {"gpu", lode_bench_gpu, NULL, "a GPU's operations, kernel by kernel, beside its floors"},
     {"landmarks", lode_bench_landmarks, NULL, "kinds of landmarks by the softmax mass that they find"},
     {"index", lode_bench_index, NULL, "choosing by the index of two levels beside a scan of all landmarks"},
     {"frontier", lode_bench_frontier, NULL, "bytes moved against what is kept of attention, by policy and budget"},

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "bench/bench.h"
+#include "bench/gpu.h"
+#include "bench/job.h"
+
+int lode_bench_gpu(int argc, char **argv)
+{
+    if (lode_job_rank_hint())
+        return LODE_EXIT_OK; /* started by mpirun: one rank measures, or they would disturb each other */
+    int code = lode_gpu_main("lodemark bench gpu", argc, argv, NULL);
+    lode_job_end();
+    return code;
+}
