@@ -1,4 +1,51 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The scan: scores of all landmarks that a step sees, for the queries of their heads. Never run on a GPU yet; what is
+ * said of time is counted on paper.
+ *
+ * What bounds it. A landmark is read once: tile bytes a 32 landmarks at D 128 are 4160, 2112, 1088 and 576 for 8, 4, 2
+ * and 1 bit, and each query adds 128 bytes of scores. 4.8 TB/s over 132 processors of 4 schedulers at 1.7 GHz are 5.4
+ * bytes a cycle and scheduler, so a warp that is alone on its scheduler may take 777, 395, 203 and 108 cycles for a
+ * tile and still keep up (with four queries' scores written to memory as well: 873, 490, 299, 203). A thread a landmark
+ * with dp4a, which runs at half rate, would take 64 cycles a query and 56 for the fields of 2-bit codes: too many from
+ * the third query on. So tensor cores, in integers, which are exact:
+ *
+ *  - Tiles are the host's. In a word of a tile, bits b·m … of its four bytes are four neighbouring coordinates, so a
+ *    mask makes a register of mma's A operand of it: row = landmark, and its 4 of the 32 coordinates. Which 32 of a
+ *    row's coordinates are multiplied at once is free as long as the query agrees; so are rows. A lane reads 16 bytes,
+ *    one word of four neighbouring landmarks, which are rows g and g + 8 of two products; 8 · 4 lanes read four words
+ *    of the 32 landmarks of a tile, in runs of 256 bytes. Nothing goes through shared memory, and nothing is moved
+ *    between lanes.
+ *  - The 8 columns are four queries, two columns each. A shift costs as much as a mask; so a field is left where it
+ *    lies, counts 2^b or 16 times, and is summed in the odd column, to be divided once a score (prepared.h). 8 bit: the
+ *    high and the low byte of q16; high may be 128, one more than a byte holds, which a second product adds.
+ *  - A lane ends with one query's scores of four neighbouring landmarks, the epilogue is lode_uniform_score() unfused,
+ *    and the scores are one store of 16 bytes. Integers become floats by the bits of LODE_MAGIC, which the sums begin
+ *    at.
+ *  - More than four queries: the same codes, which are in registers, for the next four.
+ *
+ * nvcc 13.0 for sm_90 makes 170, 128, 125 and 108 instructions a tile of that (D 128, 8 to 1 bit, up to four queries),
+ * 16, 8, 8 and 8 of them products of m16n8k32, 8 cycles each at the full rate of mma, 16 at half of it; no spills, at
+ * most 128 registers. So memory should bound it; 1 bit with a single query is close, 108 of 131 cycles. Sixteen queries
+ * take 660, 480, 460 and 400 instructions while memory takes 1160, 777, 586 and 490 cycles.
+ *
+ * Bytes in flight. 4.8 TB/s in 0.7 µs are 25 KB a processor, and queues need more. 16 warps (two blocks) with a batch
+ * of 4 KiB each, all loads before the first use, have 64 KB under way when all wait, and may compute almost two thirds
+ * of the time. Registers allow no double batch; cp.async through shared memory would, for a trip through it.
+ *
+ * Work. Scans are of 1 to millions of landmarks. Each warp takes an equal run of all the launch's tiles, finds the scan
+ * where it begins by a search for first_tile, and goes on from scan to scan by itself: no barrier, no counter to clear,
+ * and short scans fill a warp as long ones do. Codes leave L2 first, so that scores that select() reads next can stay.
+ *
+ * HIGGS: a code is a point of 2 or 4 coordinates; a table of its share for each query, as on processors, is D/d · 1 KiB
+ * a query: 256 KiB for four at 4 bit, too much, and a look-up a code and query, at addresses that collide. Kept is the
+ * grid alone, as bf16 and what that leaves (as bf16 too), once for each lane that is served together (32 KiB): a
+ * look-up a code without collisions gives A's registers as they stand. Two products each, and the query's bf16 and its
+ * rest are the two columns, so errors are below 2^-17 of a term. Shared memory bounds it: 64 look-ups of 8 bytes a
+ * landmark at 4 bit, half as many of 16 at 2 bit, 4 cycles a landmark and processor; 77 % and 40 % of the memory's rate
+ * at best, and a second look-up for each further four queries.
+ * MEAN: the same split of the query; codes are A's registers as they are.
+ */
 #include "kernels/cuda/higgs.h"
 #include "kernels/cuda/numbers.h"
 #include "kernels/cuda/prepared.h"
@@ -245,7 +292,8 @@ template <class S> struct batch {
 };
 
 /** At most `count` tiles from the first on. */
-template <class S> __device__ __forceinline__ void load(const uint8_t *first, uint32_t count, batch<S> &x)
+template <class S>
+__device__ __forceinline__ void load(const uint8_t *first, uint32_t count, uint64_t policy, batch<S> &x)
 {
     const uint32_t lane = threadIdx.x % 32, four = lane / 4, word = S::words < 4 ? lane % 2 : lane % 4;
     const uint8_t *codes = first + (four / 4 * S::words + word) * 64 + four % 4 * 16;
@@ -256,9 +304,9 @@ template <class S> __device__ __forceinline__ void load(const uint8_t *first, ui
             break;
 #pragma unroll
         for (uint32_t i = 0; i < S::loads; i++)
-            x.words[t][i] = lode_load_stream((const uint4 *)(codes + t * S::tile_bytes + 256 * i));
+            x.words[t][i] = lode_load_stream((const uint4 *)(codes + t * S::tile_bytes + 256 * i), policy);
         if (S::scaled)
-            x.scales[t] = lode_load_stream((const uint2 *)(scales + t * S::tile_bytes));
+            x.scales[t] = lode_load_stream((const uint2 *)(scales + t * S::tile_bytes), policy);
     }
 }
 
@@ -293,9 +341,10 @@ __device__ __forceinline__ void score_tiles(const lode_device_scan_t &scan, cons
     typedef products<S, CODEC, BITS> P;
     const uint32_t lane = threadIdx.x % 32;
     const uint8_t *queries = prepared + (size_t)scan.query * S::query_bytes;
+    const uint64_t policy = lode_leave_first();
     for (; first < end; first += S::tiles) {
         batch<S> x;
-        load<S>(scan.tiles + (size_t)first * S::tile_bytes, end - first, x);
+        load<S>(scan.tiles + (size_t)first * S::tile_bytes, end - first, policy, x);
         for (uint32_t row = 0; row < scan.rows; row += ROWS) {
             uint32_t b[S::b_count];
             lode_prepared_t query;
@@ -327,11 +376,22 @@ __device__ __forceinline__ uint32_t tiles_of(const lode_device_scan_t &scan)
     return scan.landmarks / LODE_TILE + (scan.landmarks % LODE_TILE != 0);
 }
 
-/** The last scan whose first tile is not behind `tile`: the warp looks at 32 places at once. */
-__device__ __forceinline__ uint32_t scan_of(const lode_device_scan_t *scans, uint32_t n, uint32_t tile)
+/** Bring up to 32 scans from the first on to where the warp finds them at once. */
+__device__ __forceinline__ void look_at(const lode_device_scan_t *scans, uint32_t n, uint32_t first,
+                                        lode_device_scan_t *window)
+{
+    const uint32_t lane = threadIdx.x % 32;
+    __syncwarp();
+    if (lane < n - first)
+        window[lane] = scans[first + lane];
+    __syncwarp();
+}
+
+/** A scan such that one of the 32 from it on is the last whose first tile is not behind `tile`. */
+__device__ uint32_t narrow(const lode_device_scan_t *scans, uint32_t n, uint32_t tile)
 {
     uint32_t low = 0, high = n;
-    while (high - low > 1) {
+    while (high - low > 32) {
         const uint32_t apart = (high - low + 31) / 32, at = low + threadIdx.x % 32 * apart;
         const uint32_t before = __popc(__ballot_sync(~0u, at < high && scans[at].first_tile <= tile));
         low += (before - 1) * apart;
@@ -372,14 +432,28 @@ __global__ void __launch_bounds__(BLOCK, shape<CODEC, BITS, DIM>::least_blocks)
     LODE_SHARED(uint4, table); /* HIGGS: points by their codes */
     if constexpr (CODEC == LODE_LANDMARK_HIGGS)
         fill_table<BITS>(table);
-    const uint64_t tiles = scans[n - 1].first_tile + tiles_of(scans[n - 1]);
+    __shared__ lode_device_scan_t windows[WARPS][32];
+    lode_device_scan_t *window = windows[threadIdx.x / 32];
+    uint32_t first = 0;
+    look_at(scans, n, 0, window);
+    const lode_device_scan_t &last = n <= 32 ? window[n - 1] : scans[n - 1];
+    const uint32_t tiles = last.first_tile + tiles_of(last);
     const uint32_t warp = blockIdx.x * WARPS + threadIdx.x / 32, warps = gridDim.x * WARPS;
-    uint32_t tile = (uint32_t)(tiles * warp / warps);
-    const uint32_t end = (uint32_t)(tiles * (warp + 1) / warps);
+    const uint32_t share = tiles / warps, more = tiles % warps;
+    uint32_t tile = warp * share + min(warp, more);
+    const uint32_t end = tile + share + (warp < more);
     if (tile == end)
         return;
-    for (uint32_t at = scan_of(scans, n, tile); tile < end; at++) {
-        const lode_device_scan_t scan = scans[at];
+    if (n > 32)
+        look_at(scans, n, first = narrow(scans, n, tile), window);
+    const uint32_t lane = threadIdx.x % 32;
+    uint32_t at = __popc(__ballot_sync(~0u, lane < n - first && window[lane].first_tile <= tile)) - 1;
+    for (; tile < end; at++) {
+        if (at == 32) {
+            look_at(scans, n, first += 32, window);
+            at = 0;
+        }
+        const lode_device_scan_t &scan = window[at];
         const uint32_t behind = min(scan.first_tile + tiles_of(scan), end);
         if (tile < behind) /* not a scan of nothing */
             score_tiles<CODEC, BITS, DIM>(scan, prepared, table, tile - scan.first_tile, behind - scan.first_tile);

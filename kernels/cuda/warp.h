@@ -72,6 +72,18 @@ __device__ inline uint32_t lode_load_stream(const uint32_t *from)
 {
     return *from;
 }
+__device__ inline uint64_t lode_leave_first()
+{
+    return 0;
+}
+__device__ inline uint4 lode_load_stream(const uint4 *from, uint64_t)
+{
+    return *from;
+}
+__device__ inline uint2 lode_load_stream(const uint2 *from, uint64_t)
+{
+    return *from;
+}
 
 #else
 
@@ -177,6 +189,30 @@ __device__ __forceinline__ uint32_t lode_load_stream(const uint32_t *from)
 {
     uint32_t v;
     asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(__cvta_generic_to_global(from)));
+    return v;
+}
+
+/** How what is loaded with this lies in L2: it makes room before all else does, such as results that are read next. */
+__device__ __forceinline__ uint64_t lode_leave_first()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+__device__ __forceinline__ uint4 lode_load_stream(const uint4 *from, uint64_t policy)
+{
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0,%1,%2,%3}, [%4], %5;"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(__cvta_generic_to_global(from)), "l"(policy));
+    return v;
+}
+__device__ __forceinline__ uint2 lode_load_stream(const uint2 *from, uint64_t policy)
+{
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v2.u32 {%0,%1}, [%2], %3;"
+                 : "=r"(v.x), "=r"(v.y)
+                 : "l"(__cvta_generic_to_global(from)), "l"(policy));
     return v;
 }
 
