@@ -2,34 +2,36 @@
 /*
  * Choosing tokens by their landmarks' scores: what lode_choose() of landmarks/choose.c gives, for many choices at once.
  *
- * A choice is cut in tiles of TILE landmarks, a block of threads each. Its cut is the least key (the order of all
- * floats) such that landmarks above it weigh less than the tokens wanted, and with those that equal it at least as
- * much; a landmark weighs the tokens of its chunk that compete. Three kernels:
+ * A choice is cut in tiles of TILE landmarks, a block of threads each. Its cut is the greatest key (keys are floats in
+ * an order that integers have) such that landmarks of this key and above weigh no less than the tokens wanted; a
+ * landmark weighs the tokens of its chunk that compete. Four kernels:
  *
  *   begin  sums each row's exponentials by tile (group > 1), copies the guess, clears counters
- *   note   combines a group's rows, lists landmarks that score no less than the guess, by tile; the block that is the
- *          last of its choice finds the cut among those listed by radix select of the weights, 11 bits of key a pass,
- *          from the highest bit in which they differ, and leaves the next guess
+ *   note   combines a group's rows, and lists landmarks that score no less than the guess, tile by tile; the block that
+ *          is the last of its choice finds the cut among those listed, by radix select of the weights with 11 bits of
+ *          key a pass, from the highest bit in which keys differ, and leaves the next guess
+ *   again  where the guess did not serve (fewer tokens listed than wanted, or more landmarks than there is room for:
+ *          half of all): that last block drew a sample of the combined scores and made a bound which holds but for a
+ *          chance of 1 in 15,000; this lists by it, in the same way. Nearly always it has nothing to do
  *   emit   writes tokens: each block counts what is picked before its WARPS tiles, then a warp takes a tile
  *
- * and one launch that does all three for choices of one tile, such as a prefill has by the thousand. No block waits for
- * another, nothing is read back by the host, and nothing depends on the order of blocks: lists of tiles lie in any
- * order, but tokens are placed by counts.
+ * and one launch that does all, in shared memory, for choices of one tile, such as a prefill has by the thousand. If
+ * the sample's bound fails too (crowded ties, nearly all wanted), one block passes over all scores for each 11 bits.
+ * No block waits for another, nothing is read back by the host, and nothing depends on the order of blocks: lists of
+ * tiles lie in any order, but tokens are placed by counts.
  *
- * Bytes a landmark: group 1: 4 read once. group g: 4g read twice (log-sum-exp, then combine) and 4 written: 2.25 reads
- * of all scores at g = 4. Listed ones: 8 written, and read 5 times or so (3 passes of the cut, 2 of emit), by one block
- * in the cut. So memory bounds begin and note (8 rows of 128 Ki, group 4: 16 MiB, which the L2 holds since the scan),
- * and latency what follows. Expected at 128 Ki of 8 rows, from bytes and launches alone: 3 launches, 5 us of them,
- * 2 x 3 us of reading, 4 of the cut, 3 of emit.
+ * Bytes a landmark: group 1: 4 read once. Group g: 4g read twice (log-sum-exp, then combine) and 4 written: 2.25 reads
+ * of all scores at g = 4. A guess that fails adds 4 read, and a sample of 4096. What is listed: 8 written, and read
+ * about five times (three passes of the cut by one block, two of emit). Memory bounds begin and note (8 rows of 128 Ki,
+ * group 4: 16 MiB, which the L2 has since the scan), latency what follows. Expected of 8 rows of 128 Ki, from bytes
+ * and launches alone, not measured: 4 launches in a graph 6 us, reading 2 x 3 us, the cut 4, emit 3.
  *
- * Where the guess does not serve (listed tokens fewer than wanted, or more landmarks than the room of half of them),
- * that block samples the scores, makes a bound that holds but for a chance of 1 in 15,000, and lists once more, alone:
- * a read of the choice by one multiprocessor, some 40 us a million. If that fails too (crowded ties, few numbers), it
- * passes over all scores for each 11 bits. This is why the guess is left lower than the processors' is: a quarter more
- * would be listed, not an eighth, as listing costs little here and a miss much.
+ * A guess that fails costs more here than on a processor, and listing less: it is left lower than there, so that a
+ * quarter more would be listed of scores like these, not an eighth.
  *
- * Rejected: a histogram of all scores in `note` (shared atomics for every score, against 3 % of them), grids that wait
- * for each other, sorting, a list of fixed room for each tile (the best landmarks crowd in few tiles).
+ * Rejected: a histogram of all scores in `note` (shared atomics for every score, against a few percent of them), grids
+ * that wait for each other, sorting, a list of fixed room for each tile (the best landmarks crowd in few tiles), a
+ * last block that lists again alone (2 us a tile, one after another).
  *
  * Never run on a GPU; compared with lode_choose() in the emulator by tests/unit/device_select.c.
  */
@@ -45,6 +47,7 @@ constexpr uint32_t THREADS = 512, WARPS = THREADS / 32, TILE = 4096, VECTORS = T
 constexpr uint32_t DIGIT = 11, BINS = 1u << DIGIT;
 constexpr uint32_t MOST = 1u << 27; /* landmarks of a choice: a tile's number has 16 bits in a note */
 constexpr uint32_t SAMPLE = 4096;
+constexpr uint32_t AGAIN = 528; /* blocks of select_again: all that run at once on the GPUs that we know */
 constexpr uint32_t ALL = 0xffffffffu;
 
 /* From where the picks of a choice are read. */
@@ -61,7 +64,8 @@ struct state_t {
     uint32_t from;
     uint32_t threshold; /* pick landmarks of greater keys, */
     uint32_t rest;      /* and of equal keys the first, until so many tokens */
-    uint32_t unused[2];
+    uint32_t again;     /* tiles are to be noted once more, by a better guess */
+    uint32_t unused;
 };
 
 /* Where the notes of a tile are. */
@@ -475,37 +479,74 @@ __device__ void state_clear(state_t *state)
     state->low = ALL;
     state->from = FROM_NOTHING;
     state->threshold = ALL;
-    state->rest = 0;
+    state->rest = state->again = 0;
 }
 
 /* ------------------------------------------------------------------ the cut */
 
-/* Each (key, weight) of a choice once, in any order, by all threads. */
+/* Each note of a choice once, in any order, by all threads. Several loads are under way at a time. */
+template <typename each_t> __device__ void pass_over_notes(const work_t &work, uint32_t count, each_t each)
+{
+    constexpr uint32_t BATCH = 4, STEP = THREADS * 4;
+    for (uint32_t base = threadIdx.x * 4; base < count; base += STEP * BATCH) {
+        uint4 key[BATCH], detail[BATCH];
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++) {
+            uint32_t i = base + b * STEP < count ? base + b * STEP : base;
+            key[b] = *(const uint4 *)(work.scratch.keys + i);
+            detail[b] = *(const uint4 *)(work.scratch.details + i);
+        }
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++) {
+            uint32_t i = base + b * STEP;
+            if (i < count)
+                each(key[b].x, detail[b].x);
+            if (i + 1 < count)
+                each(key[b].y, detail[b].y);
+            if (i + 2 < count)
+                each(key[b].z, detail[b].z);
+            if (i + 3 < count)
+                each(key[b].w, detail[b].w);
+        }
+    }
+}
+
+/* The same of all landmarks that compete. */
+template <typename each_t> __device__ void pass_over_scores(const work_t &work, each_t each)
+{
+    constexpr uint32_t BATCH = 2, STEP = THREADS * 4;
+    const lode_device_choice_t &choice = work.choice;
+    reach_t reach = {0, choice.piece_count ? choice.piece_count - 1 : 0};
+    for (uint32_t base = threadIdx.x * 4; base < choice.landmarks; base += STEP * BATCH) {
+        float4 x[BATCH];
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++) {
+            uint32_t i = base + b * STEP < choice.landmarks ? base + b * STEP : base;
+            x[b] = *(const float4 *)(choice.scores + i);
+        }
+#pragma unroll
+        for (uint32_t b = 0; b < BATCH; b++) {
+            uint32_t i = base + b * STEP;
+            four_t four = four_at(work, reach, i);
+            float score[4] = {x[b].x, x[b].y, x[b].z, x[b].w};
+#pragma unroll
+            for (uint32_t e = 0; e < 4; e++) {
+                uint32_t key = key_of(score[e]);
+                uint32_t weight =
+                    e < four.valid && key ? weight_of(work.pieces[four.piece], choice.chunk, four.within + e) : 0;
+                if (weight)
+                    each(key, (i + e) / TILE << 16 | (weight - 1));
+            }
+        }
+    }
+}
+
 template <typename each_t> __device__ void pass_over(const work_t &work, uint32_t from, uint32_t count, each_t each)
 {
-    if (from == FROM_NOTES) {
-        for (uint32_t i = threadIdx.x * 4; i < count; i += THREADS * 4) {
-            uint4 key = *(const uint4 *)(work.scratch.keys + i), detail = *(const uint4 *)(work.scratch.details + i);
-            each(key.x, detail.x);
-            if (i + 1 < count)
-                each(key.y, detail.y);
-            if (i + 2 < count)
-                each(key.z, detail.z);
-            if (i + 3 < count)
-                each(key.w, detail.w);
-        }
-        return;
-    }
-    reach_t reach = {0, work.choice.piece_count ? work.choice.piece_count - 1 : 0};
-    for (uint32_t i = threadIdx.x * 4; i < work.choice.landmarks; i += THREADS * 4) {
-        four_t four = four_at(work, reach, i);
-        for (uint32_t e = 0; e < four.valid; e++) {
-            uint32_t weight = weight_of(work.pieces[four.piece], work.choice.chunk, four.within + e);
-            uint32_t key = key_of(work.choice.scores[i + e]);
-            if (weight && key)
-                each(key, (i + e) / TILE << 16 | (weight - 1));
-        }
-    }
+    if (from == FROM_NOTES)
+        pass_over_notes(work, count, each);
+    else
+        pass_over_scores(work, each);
 }
 
 /*
@@ -580,66 +621,78 @@ __device__ float guess_next(const cut_t &cut)
     return isfinite(bound) ? bound : threshold;
 }
 
-/* Keys of landmarks drawn from equal stretches, as notes; returns how many compete. */
-__device__ uint32_t sample_take(const work_t &work, shared_t *shared)
+/* The key of a landmark that competes; 0: it does not. */
+__device__ uint32_t key_at(const work_t &work, const reach_t &reach, uint32_t landmark)
 {
-    uint64_t step = ((uint64_t)work.choice.landmarks << 32) / SAMPLE;
-    reach_t reach = {0, work.choice.piece_count - 1};
-    uint32_t taken = 0;
-    for (uint32_t i = threadIdx.x; i < SAMPLE; i += THREADS) {
-        uint64_t within = i * 2654435769u;
-        uint32_t at = (uint32_t)((i * step + within * (step >> 32)) >> 32), all;
-        four_t four = four_at(work, reach, at & ~3u);
-        uint32_t key = at % 4 < four.valid ? key_of(work.choice.scores[at]) : 0;
-        bool competes = key && weight_of(work.pieces[four.piece], work.choice.chunk, four.within + at % 4);
-        uint32_t before = block_before(competes, &all, shared);
-        if (competes) {
-            work.scratch.keys[taken + before] = key;
-            work.scratch.details[taken + before] = 0;
-        }
-        taken += all;
-    }
-    __syncthreads();
-    return taken;
+    four_t four = four_at(work, reach, landmark & ~3u);
+    uint32_t e = landmark % 4, key = e < four.valid ? key_of(work.choice.scores[landmark]) : 0;
+    return key && weight_of(work.pieces[four.piece], work.choice.chunk, four.within + e) ? key : 0;
 }
 
-/* List anew by a bound from a sample: four standard deviations of the cut's rank in it below the cut. */
-__device__ void note_again(const work_t &work, uint32_t low, uint32_t high, shared_t *shared)
+/* Keys of landmarks drawn from equal stretches, as notes that weigh 1; returns how many compete. */
+__device__ uint32_t sample_take(const work_t &work, shared_t *shared)
 {
-    state_t *state = work.scratch.state;
+    constexpr uint32_t EACH = SAMPLE / THREADS;
+    uint64_t step = ((uint64_t)work.choice.landmarks << 32) / SAMPLE;
+    reach_t reach = {0, work.choice.piece_count - 1};
+    uint32_t key[EACH], count = 0, all;
+#pragma unroll
+    for (uint32_t k = 0; k < EACH; k++) {
+        uint32_t i = threadIdx.x * EACH + k;
+        uint64_t within = i * 2654435769u; /* of 2^32 */
+        key[k] = key_at(work, reach, (uint32_t)((i * step + within * (step >> 32)) >> 32));
+        count += key[k] != 0;
+    }
+    uint32_t out = block_before(count, &all, shared);
+#pragma unroll
+    for (uint32_t k = 0; k < EACH; k++) {
+        if (key[k] == 0)
+            continue;
+        work.scratch.keys[out] = key[k];
+        work.scratch.details[out++] = 0;
+    }
+    __syncthreads();
+    return all;
+}
+
+/* A bound from a sample: four standard deviations of the cut's rank in it below the cut. NaN: there is none. */
+__device__ float sample_bound(const work_t &work, shared_t *shared)
+{
+    const state_t *state = work.scratch.state;
+    if (work.choice.landmarks <= 2 * SAMPLE)
+        return NAN;
     float share = (float)work.choice.wanted / (float)state->weight;
     uint32_t taken = sample_take(work, shared);
     float rank = share * (float)taken;
     rank += 4 * sqrtf(rank * (1 - share)) + 2;
     if (!(rank <= (float)taken))
-        return;
-    float bound = score_of(cut_find(work, FROM_NOTES, taken, low, high, (uint32_t)rank, shared).threshold);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        state_clear(state);
-        state->guess = bound;
-    }
-    for (uint32_t tile = 0; tile < work.tiles; tile++) {
-        __syncthreads();
-        tile_note(work, tile, NULL, true, bound, shared);
-    }
-    __syncthreads();
+        return NAN;
+    return score_of(cut_find(work, FROM_NOTES, taken, state->low, state->high, (uint32_t)rank, shared).threshold);
 }
 
-__device__ bool notes_serve(const work_t &work)
-{
-    const state_t *state = work.scratch.state;
-    return state->noted <= work.scratch.room && state->noted_weight >= work.choice.wanted;
-}
-
-/* All tiles are noted: the choice's cut, and its next guess. */
-__device__ void choice_cut(const work_t &work, shared_t *shared)
+/* The cut among the notes if they serve, else among all scores, and the next guess. */
+__device__ void cut_make(const work_t &work, bool serve, shared_t *shared)
 {
     state_t *state = work.scratch.state;
-    uint32_t wanted = work.choice.wanted, weight = state->weight, low = state->low, high = state->high;
-    if (wanted == 0)
+    uint32_t low = serve ? max(state->low, key_of(state->guess)) : state->low;
+    cut_t cut =
+        cut_find(work, serve ? FROM_NOTES : FROM_SCORES, state->noted, low, state->high, work.choice.wanted, shared);
+    if (threadIdx.x == 0) {
+        state->from = serve ? FROM_NOTES : FROM_SCORES;
+        state->threshold = cut.threshold;
+        state->rest = work.choice.wanted - cut.above;
+        *work.choice.guess = guess_next(cut);
+    }
+}
+
+/* All tiles are noted: make the cut, or, the first time, a better guess. */
+__device__ void choice_cut(const work_t &work, bool first, shared_t *shared)
+{
+    state_t *state = work.scratch.state;
+    bool serve = state->noted <= work.scratch.room && state->noted_weight >= work.choice.wanted;
+    if (work.choice.wanted == 0)
         return;
-    if (weight <= wanted) { /* fewer are numbers than are wanted: all of them */
+    if (state->weight <= work.choice.wanted) { /* fewer are numbers than are wanted: all of them */
         __syncthreads();
         if (threadIdx.x == 0) {
             state->from = FROM_SCORES;
@@ -647,16 +700,16 @@ __device__ void choice_cut(const work_t &work, shared_t *shared)
         }
         return;
     }
-    if (!notes_serve(work) && work.choice.landmarks > 2 * SAMPLE)
-        note_again(work, low, high, shared);
-    bool serve = notes_serve(work);
-    low = serve ? max(low, key_of(state->guess)) : low;
-    cut_t cut = cut_find(work, serve ? FROM_NOTES : FROM_SCORES, state->noted, low, high, wanted, shared);
+    float bound = first && !serve ? sample_bound(work, shared) : NAN;
+    if (isnan(bound)) {
+        cut_make(work, serve, shared);
+        return;
+    }
+    __syncthreads();
     if (threadIdx.x == 0) {
-        state->from = serve ? FROM_NOTES : FROM_SCORES;
-        state->threshold = cut.threshold;
-        state->rest = wanted - cut.above;
-        *work.choice.guess = guess_next(cut);
+        state_clear(state);
+        state->guess = bound;
+        state->again = 1;
     }
 }
 
@@ -896,14 +949,14 @@ __global__ void __launch_bounds__(THREADS)
         choice_begin(work, blockIdx.x % tiles, &shared);
 }
 
-/* Note a tile. @return whether it was the last of its choice */
-__device__ bool choice_note(const work_t &work, uint32_t tile, shared_t *shared)
+/* Note a tile. @param first  its rows are not combined yet  @return whether it was the last of its choice */
+__device__ bool choice_note(const work_t &work, uint32_t tile, bool first, shared_t *shared)
 {
     state_t *state = work.scratch.state;
     if (work.choice.wanted) {
-        if (work.choice.group > 1)
+        if (first && work.choice.group > 1)
             shifts_make(work, shared);
-        tile_note(work, tile, shared->shift, false, state->guess, shared);
+        tile_note(work, tile, shared->shift, !first, state->guess, shared);
     }
     __threadfence(); /* before it is counted as done */
     __syncthreads();
@@ -920,8 +973,26 @@ __global__ void __launch_bounds__(THREADS, 2)
 {
     __shared__ shared_t shared;
     work_t work = work_of(choices, pieces, most, scratch, blockIdx.x / tiles);
-    if (blockIdx.x % tiles < work.tiles && choice_note(work, blockIdx.x % tiles, &shared))
-        choice_cut(work, &shared);
+    if (blockIdx.x % tiles < work.tiles && choice_note(work, blockIdx.x % tiles, true, &shared))
+        choice_cut(work, true, &shared);
+}
+
+/* For choices whose guess did not serve. Mostly there is none: then few blocks look, and end. */
+__global__ void __launch_bounds__(THREADS, 2)
+    select_again(const lode_device_choice_t *choices, const lode_device_piece_t *pieces, uint32_t most,
+                 uint8_t *scratch, uint32_t n, uint32_t tiles)
+{
+    __shared__ shared_t shared;
+    size_t bytes = layout_of(most).bytes;
+    for (uint32_t item = blockIdx.x; item < n * tiles; item += gridDim.x) {
+        const state_t *state = (const state_t *)(scratch + item / tiles * bytes);
+        if (!state->again)
+            continue;
+        work_t work = work_of(choices, pieces, most, scratch, item / tiles);
+        if (item % tiles < work.tiles && choice_note(work, item % tiles, false, &shared))
+            choice_cut(work, false, &shared);
+        __syncthreads();
+    }
 }
 
 __global__ void __launch_bounds__(THREADS, 2)
@@ -949,8 +1020,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     work.tiles = 1;
     choice_begin(work, 0, &shared);
     __syncthreads();
-    if (choice_note(work, 0, &shared)) /* it is */
-        choice_cut(work, &shared);
+    if (choice_note(work, 0, true, &shared)) /* it is */
+        choice_cut(work, false, &shared);    /* so few scores need no sample */
     __syncthreads();
     slices_emit(work, 0, TILE / WARPS, tokens, counts + blockIdx.x, &shared);
 }
@@ -980,6 +1051,8 @@ lode_status_t select_tokens(lode_device_stream_t stream, const lode_device_choic
         return LODE_LAUNCH(select_small, n, THREADS, 0, stream, choices, pieces, tokens, counts);
     LODE_TRY(LODE_LAUNCH(select_begin, n * tiles, THREADS, 0, stream, choices, pieces, most, bytes, tiles));
     LODE_TRY(LODE_LAUNCH(select_note, n * tiles, THREADS, 0, stream, choices, pieces, most, bytes, tiles));
+    LODE_TRY(LODE_LAUNCH(select_again, n * tiles < AGAIN ? n * tiles : AGAIN, THREADS, 0, stream, choices, pieces, most,
+                         bytes, n, tiles));
     return LODE_LAUNCH(select_emit, n * parts, THREADS, 0, stream, choices, pieces, most, bytes, parts, tokens, counts);
 }
 
