@@ -26,12 +26,12 @@
  *
  * nvcc 13.0 for sm_90 makes 170, 128, 125 and 108 instructions a tile of that (D 128, 8 to 1 bit, up to four queries),
  * 16, 8, 8 and 8 of them products of m16n8k32, 8 cycles each at the full rate of mma, 16 at half of it; no spills, at
- * most 128 registers. So memory should bound it; 1 bit with a single query is close, 108 of 131 cycles. Sixteen queries
- * take 660, 480, 460 and 400 instructions while memory takes 1160, 777, 586 and 490 cycles.
+ * most 96 registers (1 bit: 120). So memory should bound it; 1 bit with a single query is close, 108 of 131 cycles.
+ * Sixteen queries take 660, 480, 460 and 400 instructions while memory takes 1160, 777, 586 and 490 cycles.
  *
- * Bytes in flight. 4.8 TB/s in 0.7 µs are 25 KB a processor, and queues need more. 16 warps (two blocks) with a batch
- * of 4 KiB each, all loads before the first use, have 64 KB under way when all wait, and may compute almost two thirds
- * of the time. Registers allow no double batch; cp.async through shared memory would, for a trip through it.
+ * Bytes in flight. 4.8 TB/s in 0.7 µs are 25 KB a processor, and queues need more. 16 (1 bit) or 20 warps with a batch
+ * of 4 KiB each, all loads before the first use, have 64 or 80 KB under way when all wait, and may compute more than
+ * half of the time. Registers allow no double batch; cp.async through shared memory would, for a trip through it.
  *
  * Work. Scans are of 1 to millions of landmarks. Each warp takes an equal run of all the launch's tiles, finds the scan
  * where it begins by a search for first_tile, and goes on from scan to scan by itself: no barrier, no counter to clear,
@@ -54,7 +54,7 @@
 namespace
 {
 
-constexpr uint32_t BLOCK = 256, WARPS = BLOCK / 32;
+constexpr uint32_t BLOCK = 128, WARPS = BLOCK / 32;
 constexpr uint32_t ROWS = 4; /* of queries at once: two columns each */
 
 /** What is known of a codec when it is compiled. */
@@ -70,7 +70,9 @@ template <lode_landmark_codec_t CODEC, uint32_t BITS, uint32_t DIM> struct shape
     static constexpr uint32_t part_bytes = narrow ? DIM : 2 * DIM;
     static constexpr uint32_t query_bytes = sizeof(lode_prepared_t) + 2 * part_bytes;
     static constexpr uint32_t b_count = part_bytes / 16; /* registers a lane for its share of a column */
-    static constexpr uint32_t least_blocks = 4 * loads + b_count >= 96 ? 1 : 2; /* on a multiprocessor */
+    /* Blocks on a multiprocessor, as many as there are registers for. */
+    static constexpr uint32_t roomy = CODEC == LODE_LANDMARK_HIGGS || BITS == 1 || tiles >= 8 ? 4 : 5;
+    static constexpr uint32_t least_blocks = loads >= 32 ? 2 : loads >= 16 ? (b_count >= 32 ? 3 : 4) : roomy;
 };
 
 __device__ __forceinline__ float bf16_low(uint32_t pair)
