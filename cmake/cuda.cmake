@@ -7,6 +7,7 @@ set(LODEMARK_CUDA "try" CACHE STRING "Build the CUDA backend: yes (needs nvcc), 
 # Code for 80 runs on 86 and 89 too, and PTX for 90 on what comes later: enough for a build that is made for its tests.
 set(LODEMARK_CUDA_ARCHITECTURES "" CACHE STRING
     "Code for these, PTX for the highest; empty: 80;86;89;90;100 as far as nvcc knows them, with LODEMARK_TESTS=yes 80;90")
+option(LODEMARK_GPU_TESTS "Run the device tests on this machine's GPU too" OFF)
 set(LODE_HAVE_CUDA OFF)
 set(LODE_CUDA_WHY_NOT "LODEMARK_CUDA=${LODEMARK_CUDA}")
 
@@ -45,6 +46,9 @@ if(NOT LODEMARK_CUDA MATCHES "^(no|NO|off|OFF|0)$")
   if(NOT LODE_HAVE_CUDA AND NOT LODEMARK_CUDA STREQUAL "try")
     message(FATAL_ERROR "LODEMARK_CUDA=${LODEMARK_CUDA}: ${LODE_CUDA_WHY_NOT}")
   endif()
+endif()
+if(LODEMARK_GPU_TESTS AND NOT LODE_HAVE_CUDA)
+  message(FATAL_ERROR "LODEMARK_GPU_TESTS needs the CUDA backend: ${LODE_CUDA_WHY_NOT}")
 endif()
 if(NOT LODE_HAVE_CUDA)
   message(STATUS "The CUDA backend is not built: ${LODE_CUDA_WHY_NOT}")
