@@ -168,6 +168,18 @@ lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_strea
     return calls_of(cluster)->step(cluster, layer, streams, count, stats ? stats : &ignored);
 }
 
+lode_status_t lode_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                                void *cuda_stream, lode_step_stats_t *stats)
+{
+    lode_step_stats_t ignored;
+    REFUSE_NULL(cluster, streams);
+    if (count == 0)
+        return lode_fail(LODE_ERR_INVALID, "%s: no streams", __func__);
+    for (uint32_t i = 0; i < count; i++)
+        LODE_TRY(check_stream(cluster, &streams[i], i));
+    return calls_of(cluster)->step_enqueue(cluster, layer, streams, count, cuda_stream, stats ? stats : &ignored);
+}
+
 lode_status_t lode_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
                                   const uint32_t **tokens, uint64_t *count)
 {

@@ -98,7 +98,7 @@ static uint64_t budget_of(const lode_span_t *span)
 }
 
 /* Budget, sinks and window of a row; the window reaches further into the tail with each row. */
-static lode_choice_t choice_of(const lode_step_state_t *step, const lode_span_t *span, uint32_t row)
+lode_choice_t lode_span_choice(const lode_step_state_t *step, const lode_span_t *span, uint32_t row)
 {
     const lode_view_h view = span->stream->in->view;
     const lode_policy_t *policy = &view->policy;
@@ -138,7 +138,7 @@ static lode_status_t plan_index(lode_step_state_t *step, lode_span_t *span)
         lode_buffer_reserve(&step->lanes[0].index_parts, span->stream->in->view->count * sizeof(lode_index_part_t)));
     const lode_index_part_t *parts = parts_of(step, span, &step->lanes[0]);
     for (uint32_t r = 0; r < span->count; r++) {
-        lode_choice_t choice = choice_of(step, span, span->first + r);
+        lode_choice_t choice = lode_span_choice(step, span, span->first + r);
         if (!lode_index_pays(step->cluster->store, &choice, parts, &plan))
             continue;
         span->indexed = r == 0;
@@ -157,7 +157,7 @@ static lode_status_t add_span(lode_step_state_t *step, lode_span_t *span, size_t
     LODE_TRY(lay_out_pieces(step, span, pieces));
     uint64_t budget = budget_of(span), room = budget + view->policy.sinks + view->policy.window + view->chunk;
     bool all = budget == span->tokens;
-    if (!all)
+    if (!all && !step->on_device)
         LODE_TRY(plan_index(step, span));
     if (span->tokens >= step->stats.visible_tokens) {
         step->stats.visible_tokens = span->tokens;
@@ -176,7 +176,7 @@ static lode_status_t add_span(lode_step_state_t *step, lode_span_t *span, size_t
     return LODE_OK;
 }
 
-static lode_status_t lay_out_spans(lode_step_state_t *step)
+lode_status_t lode_step_lay_out_spans(lode_step_state_t *step)
 {
     size_t pieces = 0;
     step->span_count = 0;
@@ -194,6 +194,8 @@ static lode_status_t lay_out_spans(lode_step_state_t *step)
             row += span.count;
         }
     }
+    if (step->on_device) /* its tokens are there */
+        return LODE_OK;
     return lode_buffer_reserve(&step->tokens, step->token_count * sizeof(uint32_t));
 }
 
@@ -385,7 +387,7 @@ static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_
 {
     uint64_t begin = lode_now_ns();
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + row, head);
-    lode_choice_t choice = choice_of(step, span, row);
+    lode_choice_t choice = lode_span_choice(step, span, row);
     const lode_view_h view = span->stream->in->view;
     uint32_t first = (row - span->first) * span->group;
     float *scores = (float *)owner->scores.data + first * span->stride;
@@ -419,7 +421,7 @@ static void choose_by_index(lode_step_state_t *step, const lode_span_t *span, ui
     }
     uint64_t rotated = lode_now_ns();
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + span->first, head);
-    lode_choice_t choice = choice_of(step, span, span->first);
+    lode_choice_t choice = lode_span_choice(step, span, span->first);
     uint32_t *tokens = (uint32_t *)step->tokens.data + chosen->start;
     chosen->count = lode_index_choose(step->cluster->store, step->layer, head, &choice, parts, &span->plan,
                                       lane->index_work.data, tokens);
@@ -618,7 +620,7 @@ static void gather_wanted(lode_step_state_t *step)
 lode_status_t lode_step_choose(lode_step_state_t *step)
 {
     uint64_t begin = lode_now_ns();
-    LODE_TRY(lay_out_spans(step));
+    LODE_TRY(lode_step_lay_out_spans(step));
     step->stats.stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
     if (step->span_count)
         LODE_TRY(choose_all(step));

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attend/inside.h"
+#include "attend/device.h"
 #include "base/config.h"
 
 /* ----------------------------------------------------------------- geometry */
@@ -109,7 +109,7 @@ static lode_status_t prepare_locally(lode_cluster_h cluster, const lode_options_
     if (!cluster->transform_path)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a path");
     cluster->call_deadline_ns = lode_options_count(options, "call-deadline") * 1000000u;
-    return LODE_OK;
+    return lode_gpu_check_options(options);
 }
 
 /* What needs the fabric. */
@@ -122,6 +122,8 @@ static lode_status_t create_parts(lode_cluster_h cluster, const lode_options_t *
     if (status == LODE_OK)
         status = lode_shard_create(lode_fabric_arena(cluster->fabric), lode_options_count(options, "arena"),
                                    &cluster->shard);
+    if (status == LODE_OK)
+        status = lode_gpu_open(cluster, options);
     LODE_TRY(lode_fabric_worst(cluster->fabric, status));
     LODE_TRY(start_team(cluster, options));
     LODE_TRY(map_store(cluster, options));
@@ -146,6 +148,7 @@ static void free_parts(lode_cluster_h cluster)
 {
     lode_fabric_h fabric = cluster->fabric; /* handlers may run, and ask for it, until this has returned */
     lode_replica_part(cluster->replica);
+    lode_gpu_close(cluster);
     if (fabric)
         lode_fabric_destroy(&fabric);
     lode_replica_destroy(&cluster->replica);
@@ -291,5 +294,6 @@ const lode_calls_t lode_local_calls = {
     .view_create = lode_local_view_create,
     .view_destroy = lode_local_view_destroy,
     .step = lode_local_step,
+    .step_enqueue = lode_local_step_enqueue,
     .step_selection = lode_local_step_selection,
 };

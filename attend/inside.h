@@ -96,6 +96,7 @@ struct lode_cluster {
     _Atomic uint64_t clients;                /**< of a service: connected to this rank */
     lode_hot_t *hot[LODE_FORMAT_HIGGS4 + 1]; /**< one a storage format, made with the first view that needs it */
     lode_step_state_t *step;
+    struct lode_gpu *gpu; /**< what steps run on (device.h); NULL: the CPU */
     bool owns_mpi;
 };
 
@@ -103,6 +104,7 @@ struct lode_cluster {
 typedef struct lode_tail {
     uint64_t first;  /**< block position of the first token in the tail: a multiple of the page */
     uint64_t tokens; /**< in the tail; may exceed a page between steps */
+    uint64_t mirrored; /**< block position up to which a GPU has what the tail holds */
     lode_buffer_t records;
     float *mean; /**< (heads, D) once fixed, NULL before or if not centred */
     bool mean_sent;
@@ -134,6 +136,7 @@ struct lode_view {
     bool shared_positions;
     lode_policy_t policy;
     uint32_t chunk;
+    float *gpu_guesses; /**< the same in device memory, made when first needed */
     float *guesses; /**< (layers, heads): where the last choice's least score was, for the next one to begin at */
 };
 
@@ -283,6 +286,8 @@ lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_par
 lode_status_t lode_local_view_destroy(lode_view_h *view);
 lode_status_t lode_local_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
                               lode_step_stats_t *stats);
+lode_status_t lode_local_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams,
+                                      uint32_t count, void *cuda_stream, lode_step_stats_t *stats);
 lode_status_t lode_local_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
                                         const uint32_t **tokens, uint64_t *count);
 

@@ -13,18 +13,19 @@ void lode_item_lose(void *context, const lode_fetch_item_t *item)
     ((lode_fetch_item_t *)(uintptr_t)item)->landing = LODE_NOWHERE; /* the tile's, who lent it to the fetch */
 }
 
-static bool row_wants(const lode_step_state_t *step, const lode_seen_block_t *seen, const lode_chosen_t *chosen,
-                      const lode_fetch_item_t *item, uint64_t visible)
+/* How many of an item's tokens a row wants. */
+static uint32_t row_wants(const lode_step_state_t *step, const lode_seen_block_t *seen, const lode_chosen_t *chosen,
+                          const lode_fetch_item_t *item, uint64_t visible)
 {
-    uint64_t first = (uint64_t)item->page * LODE_PAGE_TOKENS;
+    uint64_t first = (uint64_t)item->page * LODE_PAGE_TOKENS, left = visible > first ? visible - first : 0;
+    uint32_t wanted = 0;
     if (chosen->all)
-        return first + (uint32_t)__builtin_ctzll(item->mask) < visible;
+        return (uint32_t)__builtin_popcountll(left < 64 ? item->mask & (((uint64_t)1 << left) - 1) : item->mask);
     const uint32_t *tokens = (const uint32_t *)step->tokens.data + chosen->start, *end = tokens + chosen->count;
     first += seen->first_token;
     for (tokens = lode_lower_bound(tokens, end, first); tokens < end && *tokens < first + LODE_PAGE_TOKENS; tokens++)
-        if (item->mask >> (*tokens - first) & 1)
-            return true;
-    return false;
+        wanted += item->mask >> (*tokens - first) & 1;
+    return wanted;
 }
 
 static bool stream_wants(const lode_step_state_t *step, uint32_t s, const lode_fetch_item_t *item)
@@ -76,6 +77,8 @@ lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile)
 {
     const lode_fetch_item_t *items = tile->items.data;
     tile->lost = tile->fetch.lost != NULL;
+    if (tile->lost)
+        LODE_TRY(lode_step_bring_selection(step));
     for (uint32_t i = 0; tile->lost && i < tile->fetch.count; i++) {
         if (items[i].landing != LODE_NOWHERE)
             continue;
@@ -95,6 +98,24 @@ size_t lode_leave_out_lost(const uint8_t **records, size_t n)
         if (records[i])
             records[kept++] = records[i];
     return kept;
+}
+
+void lode_item_count_lost(lode_step_state_t *step, const lode_fetch_item_t *item)
+{
+    uint64_t tokens = lode_step_block_at(step, item->user)->tokens;
+    for (uint32_t s = 0; s < step->stream_count; s++) {
+        const lode_step_stream_t *stream = lode_stream_at(step, s);
+        uint32_t at = ((const uint32_t *)step->seen_at.data)[(size_t)s * step->block_count + item->user];
+        if (at == UINT32_MAX)
+            continue;
+        const lode_seen_block_t *seen = (const lode_seen_block_t *)step->seen.data + at;
+        for (uint32_t row = 0; row < stream->rows; row++) {
+            size_t of = (stream->first_row + row) * step->cluster->heads + item->head;
+            ((uint64_t *)step->lost.data)[of] +=
+                row_wants(step, seen, lode_chosen_at(step, stream->first_row + row, item->head), item,
+                          lode_visible(seen, tokens, stream->position + row));
+        }
+    }
 }
 
 void lode_lost_shares(const lode_step_state_t *step, const lode_step_stream_t *stream)

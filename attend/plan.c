@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who has what is wanted: own shard, hot cache, or an owner that is asked; in tiles that fit a landing buffer. */
+/*
+ * Who has what is wanted: own shard, hot cache, or an owner that is asked; in tiles that fit a landing buffer. A step on
+ * a GPU finds out by itself what is missing (device_fetch.c), and its tiles are begun and landed here too.
+ */
 #include <string.h>
 
 #include "attend/step.h"
@@ -9,7 +12,7 @@
  * So tiles are cut alike wherever the records are, and outputs, which are sums over tiles, are the same bit by bit.
  * A page of 256 heads always fits.
  */
-enum { TILE_RECORDS = 1 << 18, TILE_ITEMS = 1 << 16 };
+enum { TILE_RECORDS = 1 << 18 };
 
 /* ---------------------------------------------------------------- who to ask */
 
@@ -84,9 +87,34 @@ static void add_local(lode_step_state_t *step, lode_tile_t *tile, const struct l
     (void)step;
 }
 
+void lode_tile_add_page(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page)
+{
+    const struct lode_block *block = lode_step_block_at(step, block_index)->block;
+    lode_owners_t *owners = (lode_owners_t *)tile->owners.data + tile->owners_count++;
+    owners->count = 0;
+    lode_store_hints(step->cluster->store, block->slot, step->layer, page, owners->hints, &owners->count);
+}
+
+void lode_tile_add_item(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page, uint32_t head,
+                        uint64_t mask)
+{
+    const struct lode_block *block = lode_step_block_at(step, block_index)->block;
+    lode_fetch_item_t *items = tile->items.data;
+    uint32_t records = (uint32_t)__builtin_popcountll(mask);
+    ((uint32_t *)tile->owners_at.data)[tile->fetch.count] = tile->owners_count - 1;
+    items[tile->fetch.count++] = (lode_fetch_item_t){.mask = mask,
+                                                     .block = block->info.id,
+                                                     .page = page,
+                                                     .head = (uint16_t)head,
+                                                     .user = (uint16_t)block_index,
+                                                     .landing = tile->landing};
+    tile->landing += records * (uint32_t)block->record_bytes;
+    step->stats.records_fetched += records;
+}
+
 /* What the hot cache lacks becomes an item; its places in `records` are filled when the landing is known. */
 static void add_remote(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page, uint32_t head,
-                       uint64_t wanted, uint32_t *landing)
+                       uint64_t wanted)
 {
     const struct lode_block *block = lode_step_block_at(step, block_index)->block;
     lode_hot_t *hot = step->cluster->hot[block->info.format];
@@ -99,40 +127,27 @@ static void add_remote(lode_step_state_t *step, lode_tile_t *tile, uint32_t bloc
         records[tile->record_count++] = record;
         missing |= record ? 0 : (uint64_t)1 << bit;
     }
-    uint32_t misses = (uint32_t)__builtin_popcountll(missing);
-    step->stats.records_hit += (uint32_t)__builtin_popcountll(wanted) - misses;
-    if (!missing)
-        return;
-    lode_fetch_item_t *items = tile->items.data;
-    ((uint32_t *)tile->owners_at.data)[tile->fetch.count] = tile->owners_count - 1;
-    items[tile->fetch.count++] = (lode_fetch_item_t){.mask = missing,
-                                                     .block = block->info.id,
-                                                     .page = page,
-                                                     .head = (uint16_t)head,
-                                                     .user = (uint16_t)block_index,
-                                                     .landing = *landing};
-    *landing += misses * (uint32_t)block->record_bytes;
-    step->stats.records_fetched += misses;
+    step->stats.records_hit += (uint32_t)__builtin_popcountll(wanted & ~missing);
+    if (missing)
+        lode_tile_add_item(step, tile, block_index, page, head, missing);
 }
 
-static void add_page(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page, uint32_t *landing)
+static void add_page(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page)
 {
     const lode_step_block_t *at = lode_step_block_at(step, block_index);
     const uint64_t *wanted = step->wanted.data;
     uint32_t *first_record = step->first_record.data;
     lode_page_ref_t ref;
     bool local = lode_shard_find(step->cluster->shard, (lode_page_id_t){at->block->info.id, step->layer, page}, &ref);
-    if (!local) {
-        lode_owners_t *owners = (lode_owners_t *)tile->owners.data + tile->owners_count++;
-        lode_store_hints(step->cluster->store, at->block->slot, step->layer, page, owners->hints, &owners->count);
-    }
+    if (!local)
+        lode_tile_add_page(step, tile, block_index, page);
     for (uint32_t head = 0; head < step->cluster->heads; head++) {
         size_t mask = lode_mask_at(step, at, page, head);
         if (!wanted[mask])
             continue;
         first_record[mask] = (uint32_t)tile->record_count;
         if (!local) {
-            add_remote(step, tile, block_index, page, head, wanted[mask], landing);
+            add_remote(step, tile, block_index, page, head, wanted[mask]);
             continue;
         }
         add_local(step, tile, at->block, head, wanted[mask], ref.bytes);
@@ -152,12 +167,8 @@ static void add_run(lode_tile_t *tile, uint32_t block, uint32_t page)
 /* Fill a tile from where the last one ended, as far as its landing buffer and tables go. */
 static void plan(lode_step_state_t *step, lode_tile_t *tile)
 {
-    uint32_t landing = 0, items = 0, heads = step->cluster->heads;
+    uint32_t items = 0, heads = step->cluster->heads;
     size_t bytes = 0, room = lode_fabric_landing_bytes(step->cluster->fabric);
-    tile->run_count = tile->fetch.count = 0;
-    tile->lost = false;
-    tile->owners_count = 0;
-    tile->record_count = 0;
     for (; step->plan_block < step->block_count; step->plan_block++, step->plan_page = 0) {
         const lode_step_block_t *at = lode_step_block_at(step, step->plan_block);
         if (tile->record_count && at->block->record_bytes != tile->fetch.record_bytes)
@@ -167,12 +178,12 @@ static void plan(lode_step_state_t *step, lode_tile_t *tile)
             uint32_t wanted = wanted_in_page(step, at, step->plan_page);
             if (!wanted)
                 continue;
-            if (tile->record_count + wanted > TILE_RECORDS || items + heads > TILE_ITEMS ||
+            if (tile->record_count + wanted > TILE_RECORDS || items + heads > LODE_TILE_ITEMS ||
                 bytes + wanted * at->block->record_bytes > room)
                 return;
             items += heads;
             bytes += wanted * at->block->record_bytes;
-            add_page(step, tile, step->plan_block, step->plan_page, &landing);
+            add_page(step, tile, step->plan_block, step->plan_page);
             add_run(tile, step->plan_block, step->plan_page);
         }
     }
@@ -201,32 +212,46 @@ static void point_to_landing(lode_step_state_t *step, lode_tile_t *tile)
     }
 }
 
+lode_status_t lode_tile_open(lode_step_state_t *step, lode_tile_t *tile)
+{
+    LODE_TRY(lode_buffer_reserve(&tile->items, LODE_TILE_ITEMS * sizeof(lode_fetch_item_t)));
+    LODE_TRY(lode_buffer_reserve(&tile->owners, LODE_TILE_ITEMS * sizeof(lode_owners_t)));
+    LODE_TRY(lode_buffer_reserve(&tile->owners_at, LODE_TILE_ITEMS * sizeof(uint32_t)));
+    tile->step = step;
+    tile->fetch = (lode_fetch_t){.layer = step->layer,
+                                 .items = tile->items.data,
+                                 .source = source_of,
+                                 .verify = verify,
+                                 .lose = lode_item_lose,
+                                 .context = tile};
+    tile->lost = false;
+    tile->run_count = tile->owners_count = tile->landing = 0;
+    tile->record_count = 0;
+    return LODE_OK;
+}
+
+lode_status_t lode_tile_fetch(lode_step_state_t *step, lode_tile_t *tile)
+{
+    lode_status_t status = tile->fetch.count ? lode_fabric_fetch(step->cluster->fabric, &tile->fetch) : LODE_OK;
+    if (status != LODE_OK)
+        tile->fetch.count = 0;
+    return status;
+}
+
 lode_status_t lode_tile_begin(lode_step_state_t *step, lode_tile_t *tile, bool *any)
 {
     uint64_t begin = lode_now_ns();
     LODE_TRY(lode_buffer_reserve(&tile->runs, step->block_count * sizeof(lode_run_t)));
-    LODE_TRY(lode_buffer_reserve(&tile->items, TILE_ITEMS * sizeof(lode_fetch_item_t)));
     LODE_TRY(lode_buffer_reserve(&tile->records, TILE_RECORDS * sizeof(const uint8_t *)));
-    LODE_TRY(lode_buffer_reserve(&tile->owners, TILE_ITEMS * sizeof(lode_owners_t)));
-    LODE_TRY(lode_buffer_reserve(&tile->owners_at, TILE_ITEMS * sizeof(uint32_t)));
-    tile->step = step;
-    tile->fetch = (lode_fetch_t){
-        .layer = step->layer, .source = source_of, .verify = verify, .lose = lode_item_lose, .context = tile};
+    LODE_TRY(lode_tile_open(step, tile));
     plan(step, tile);
-    tile->fetch.items = tile->items.data;
     *any = tile->record_count > 0;
-    if (tile->fetch.count) {
-        lode_status_t status = lode_fabric_fetch(step->cluster->fabric, &tile->fetch);
-        if (status != LODE_OK) {
-            tile->fetch.count = 0;
-            return status;
-        }
-    }
+    LODE_TRY(lode_tile_fetch(step, tile));
     step->stats.stage_ns[LODE_STAGE_FETCH] += lode_now_ns() - begin;
     return LODE_OK;
 }
 
-lode_status_t lode_tile_wait(lode_step_state_t *step, lode_tile_t *tile)
+lode_status_t lode_tile_land(lode_step_state_t *step, lode_tile_t *tile)
 {
     if (!tile->fetch.count)
         return LODE_OK;
@@ -242,11 +267,16 @@ lode_status_t lode_tile_wait(lode_step_state_t *step, lode_tile_t *tile)
         if (status != LODE_OK)
             lode_fabric_fetch_release(step->cluster->fabric, &tile->fetch);
     }
-    if (status == LODE_OK)
-        point_to_landing(step, tile); /* a late one-sided read may have moved the fetch to another buffer */
-    else
+    if (status != LODE_OK)
         tile->fetch.count = 0; /* its landing is released already */
     return status;
+}
+
+lode_status_t lode_tile_wait(lode_step_state_t *step, lode_tile_t *tile)
+{
+    LODE_TRY(lode_tile_land(step, tile));
+    point_to_landing(step, tile); /* a late one-sided read may have moved the fetch to another buffer */
+    return LODE_OK;
 }
 
 static void keep_hot(lode_step_state_t *step, const lode_tile_t *tile)

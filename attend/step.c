@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attend/device.h"
 #include "attend/step.h"
 
 /* Indices of blocks travel in 16 bits of a fetch item. */
@@ -75,12 +76,19 @@ static lode_status_t check_stream(lode_cluster_h cluster, uint32_t layer, const 
         return lode_fail(LODE_ERR_INVALID, "stream %u: position %lld is out of range", i, (long long)in->position);
     for (uint32_t b = 0; b < in->view->count; b++)
         LODE_TRY(lode_block_check(in->view->blocks[b]));
-    LODE_TRY(lode_check_finite(cluster, "query", layer, in->tokens, cluster->query_heads, in->dtype, in->q));
+    if (!cluster->gpu) /* else their memory is looked at first */
+        LODE_TRY(lode_check_finite(cluster, "query", layer, in->tokens, cluster->query_heads, in->dtype, in->q));
     if (!in->k)
         return LODE_OK;
     LODE_TRY(lode_block_check_append(in->view->blocks[in->view->write_block]));
-    LODE_TRY(lode_check_finite(cluster, "key", layer, in->tokens, cluster->heads, in->dtype, in->k));
-    return lode_check_finite(cluster, "value", layer, in->tokens, cluster->heads, in->dtype, in->v);
+    return cluster->gpu ? LODE_OK : lode_check_new(cluster, layer, in, in->k, in->v);
+}
+
+lode_status_t lode_check_new(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *in, const void *k,
+                             const void *v)
+{
+    LODE_TRY(lode_check_finite(cluster, "key", layer, in->tokens, cluster->heads, in->dtype, k));
+    return lode_check_finite(cluster, "value", layer, in->tokens, cluster->heads, in->dtype, v);
 }
 
 static lode_status_t check(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count)
@@ -140,6 +148,8 @@ static lode_status_t enrol_streams(lode_step_state_t *step, const lode_stream_t 
     for (uint32_t s = 0; s < count; s++) {
         lode_step_stream_t *stream = lode_stream_at(step, s);
         *stream = (lode_step_stream_t){.in = &streams[s],
+                                       .k = streams[s].k,
+                                       .v = streams[s].v,
                                        .rows = streams[s].tokens,
                                        .first_row = step->rows,
                                        .q = (float *)step->queries.data + step->rows * heads * dim,
@@ -183,8 +193,7 @@ static lode_status_t write_tokens(lode_step_state_t *step)
         if (at->written)
             return lode_fail(LODE_ERR_INVALID, "two streams of one step write to block \"%s\"", block->info.name);
         at->written = true;
-        LODE_TRY(
-            lode_tail_write(block, step->layer, stream->in->tokens, stream->in->dtype, stream->in->k, stream->in->v));
+        LODE_TRY(lode_tail_write(block, step->layer, stream->in->tokens, stream->in->dtype, stream->k, stream->v));
         stream->written = true;
     }
     return LODE_OK;
@@ -251,6 +260,7 @@ static lode_status_t lay_out_angles(lode_step_state_t *step)
             used += dim;
         }
     }
+    step->angles_used = used;
     return LODE_OK;
 }
 
@@ -264,8 +274,10 @@ static lode_status_t lay_out_blocks(lode_step_state_t *step)
         block->first_mask = step->masks;
         step->masks += (size_t)block->pages * step->cluster->heads;
     }
-    LODE_TRY(lode_buffer_reserve(&step->wanted, step->masks * sizeof(uint64_t)));
-    LODE_TRY(lode_buffer_reserve(&step->first_record, step->masks * sizeof(uint32_t)));
+    if (!step->on_device) {
+        LODE_TRY(lode_buffer_reserve(&step->wanted, step->masks * sizeof(uint64_t)));
+        LODE_TRY(lode_buffer_reserve(&step->first_record, step->masks * sizeof(uint32_t)));
+    }
     size_t places = (size_t)step->stream_count * step->block_count;
     LODE_TRY(lode_buffer_reserve(&step->seen_at, places * sizeof(uint32_t)));
     uint32_t *seen_at = step->seen_at.data;
@@ -303,7 +315,8 @@ static lode_status_t lay_out(lode_step_state_t *step)
     for (uint32_t s = 0; s < step->stream_count; s++)
         LODE_TRY(lay_out_stream(step, lode_stream_at(step, s)));
     LODE_TRY(lay_out_angles(step));
-    prepare_rows(step);
+    if (!step->on_device)
+        prepare_rows(step);
     step->stats.stage_ns[LODE_STAGE_ROTATE] += lode_now_ns() - begin;
     return LODE_OK;
 }
@@ -365,8 +378,9 @@ static lode_status_t run(lode_step_state_t *step)
 {
     LODE_TRY(write_tokens(step));
     LODE_TRY(lay_out(step));
-    LODE_TRY(lode_step_choose(step));
-    lode_status_t status = run_tiles(step);
+    if (!step->on_device)
+        LODE_TRY(lode_step_choose(step));
+    lode_status_t status = step->on_device ? lode_gpu_run(step) : run_tiles(step);
     if (status == LODE_OK || status == LODE_ERR_PAGE_LOST) /* owners forget the pages of what was dropped */
         LODE_TRY(check_still_there(step));
     return status;
@@ -376,7 +390,7 @@ static void hand_over(const lode_step_state_t *step)
 {
     for (uint32_t s = 0; s < step->stream_count; s++) {
         const lode_step_stream_t *stream = lode_stream_at(step, s);
-        if (stream->in->lse)
+        if (stream->in->lse && !step->on_device)
             memcpy(stream->in->lse, stream->lse,
                    (size_t)stream->in->tokens * step->cluster->query_heads * sizeof(float));
         lode_lost_shares(step, stream);
@@ -385,8 +399,18 @@ static void hand_over(const lode_step_state_t *step)
 
 /* -------------------------------------------------------------------- public */
 
+/* What may still be refused before anything is written. @p enqueue: on a stream of the caller's, else the step waits. */
+static lode_status_t prepare(lode_step_state_t *step, bool enqueue, void *cuda_stream)
+{
+    if (step->on_device) {
+        LODE_TRY(lode_gpu_begin(step, cuda_stream, !enqueue));
+        LODE_TRY(lode_gpu_check_streams(step));
+    }
+    return settle_tails(step);
+}
+
 static lode_status_t one_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
-                              lode_step_stats_t *stats)
+                              bool enqueue, void *cuda_stream, lode_step_stats_t *stats)
 {
     uint64_t begin = lode_now_ns();
     LODE_TRY(check(cluster, layer, streams, count));
@@ -396,13 +420,16 @@ static lode_status_t one_step(lode_cluster_h cluster, uint32_t layer, const lode
     step->token_count = 0;
     step->owners = 0;
     step->stats = (lode_step_stats_t){0};
+    step->on_device = cluster->gpu != NULL;
     LODE_TRY(enrol_streams(step, streams, count));
-    lode_status_t status = settle_tails(step);
+    lode_status_t status = prepare(step, enqueue, cuda_stream);
     if (status == LODE_OK)
         status = run(step);
     if (status != LODE_OK) {
         char message[512];
         snprintf(message, sizeof message, "%s", lode_error_message());
+        if (step->on_device)
+            lode_gpu_abandon(step);
         take_writes_back(step);
         step->stream_count = 0;
         return lode_fail(status, "%s", message);
@@ -417,17 +444,34 @@ static lode_status_t one_step(lode_cluster_h cluster, uint32_t layer, const lode
 lode_status_t lode_local_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
                               lode_step_stats_t *stats)
 {
-    lode_status_t status = one_step(cluster, layer, streams, count, stats);
+    lode_status_t status = one_step(cluster, layer, streams, count, false, NULL, stats);
     lode_meter_step(&cluster->meter, status == LODE_OK ? stats : NULL);
     return status;
+}
+
+lode_status_t lode_local_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams,
+                                      uint32_t count, void *cuda_stream, lode_step_stats_t *stats)
+{
+    if (!cluster->gpu)
+        return lode_fail(LODE_ERR_UNSUPPORTED, "lode_step_enqueue: this rank steps on its CPU; it takes a device with "
+                                               "--device cuda (lodemark info says what it has), or lode_step()");
+    lode_status_t status = one_step(cluster, layer, streams, count, true, cuda_stream, stats);
+    lode_meter_step(&cluster->meter, status == LODE_OK ? stats : NULL);
+    return status;
+}
+
+lode_status_t lode_step_bring_selection(lode_step_state_t *step)
+{
+    return step->on_device ? lode_gpu_bring_selection(step) : LODE_OK;
 }
 
 lode_status_t lode_local_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
                                         const uint32_t **tokens, uint64_t *count)
 {
-    const lode_step_state_t *step = cluster->step;
+    lode_step_state_t *step = cluster->step;
     if (stream >= step->stream_count || kv_head >= cluster->heads || token >= lode_stream_at(step, stream)->rows)
         return lode_fail(LODE_ERR_INVALID, "lode_step_selection: the last step had no such stream, token or head");
+    LODE_TRY(lode_step_bring_selection(step));
     const lode_chosen_t *chosen = lode_chosen_at(step, lode_stream_at(step, stream)->first_row + token, kv_head);
     *tokens = chosen->all ? NULL : (const uint32_t *)step->tokens.data + chosen->start;
     *count = chosen->count;

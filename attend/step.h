@@ -35,11 +35,13 @@ typedef struct lode_step_stream {
     const lode_stream_t *in; /**< the caller's; not valid after the step */
     uint32_t rows;
     int64_t position;  /**< of its first row */
+    const void *k, *v; /**< the caller's, or copies of what is in device memory */
     uint64_t tokens;   /**< in the pages of its view */
     size_t first_seen; /**< of its blocks in `seen` */
     size_t first_row;
     float *q;   /**< (T, Hq, D) scaled by 1/sqrt(D) */
     float *lse; /**< (T, Hq) */
+    int q_memory, out_memory, lse_memory; /**< on a device: lode_memory_t of the caller's tensors */
     bool written;
 } lode_step_stream_t;
 
@@ -111,6 +113,7 @@ typedef struct lode_tile {
     lode_buffer_t owners, owners_at;    /**< lode_owners_t; uint32_t an item: its place there */
     uint32_t owners_count;
     uint32_t run_count;
+    uint32_t landing; /**< bytes of the landing buffer that items have taken */
     size_t record_count;
     bool lost; /**< some items could not be had: their `landing` is LODE_NOWHERE, their records are NULL */
     lode_fetch_t fetch;
@@ -126,6 +129,7 @@ struct lode_step_state {
     lode_buffer_t streams, blocks, seen,
         seen_at; /**< seen_at: uint32_t (streams, blocks), index in seen, UINT32_MAX: none */
     lode_buffer_t angles, queries, lse;
+    size_t angles_used; /**< floats */
     lode_lane_t *lanes; /**< (threads) */
     uint32_t lane_count;
     lode_buffer_t spans, pieces, slices; /**< of this step; slices: of a few (span, head) that threads share */
@@ -139,6 +143,7 @@ struct lode_step_state {
     uint64_t owners;                /**< ranks asked, a bit each, modulo 64 */
     uint32_t plan_block, plan_page; /**< where the next tile begins */
     lode_tile_t tiles[2];
+    bool on_device;         /**< it runs on cluster->gpu (device.h) */
     lode_step_stats_t stats;
 };
 
@@ -192,6 +197,15 @@ void lode_rotate_queries(const lode_step_state_t *step, const lode_step_stream_t
 
 /** Score and select for every row and head, and gather what is wanted. (choose.c) */
 lode_status_t lode_step_choose(lode_step_state_t *step);
+/** Lay out what rows choose from: the step's spans and pieces, and what takes everything it sees. */
+lode_status_t lode_step_lay_out_spans(lode_step_state_t *step);
+/** Have what the last step chose in the host's tables, if it is not. LODE_OK at once for steps on the CPU. */
+lode_status_t lode_step_bring_selection(lode_step_state_t *step);
+/** LODE_ERR_NONFINITE for a stream's new keys and values, wherever a readable copy of them is. */
+lode_status_t lode_check_new(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *in, const void *k,
+                             const void *v);
+/** What a row of a span chooses from, and how much of it. */
+lode_choice_t lode_span_choice(const lode_step_state_t *step, const lode_span_t *span, uint32_t row);
 
 /* lost.c */
 #define LODE_NOWHERE UINT32_MAX
@@ -199,12 +213,24 @@ lode_status_t lode_step_choose(lode_step_state_t *step);
 void lode_item_lose(void *context, const lode_fetch_item_t *item);
 /** After a tile's fetch: LODE_ERR_PAGE_LOST, naming pages, if something is lost that a stream cannot do without. */
 lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile);
+/** Count an item that is lost among what rows have lost; as on the CPU, where attention counts. */
+void lode_item_count_lost(lode_step_state_t *step, const lode_fetch_item_t *item);
 /** Close the gaps that lost records leave among n. @return how many are left */
 size_t lode_leave_out_lost(const uint8_t **records, size_t n);
 /** Tell a stream its lost_share. */
 void lode_lost_shares(const lode_step_state_t *step, const lode_step_stream_t *stream);
 /** First of some ascending tokens that is not below @p token. (gather.c) */
 const uint32_t *lode_lower_bound(const uint32_t *tokens, const uint32_t *end, uint64_t token);
+
+/** Make a tile empty; add pages, each with its items behind it; begin its fetch. At most LODE_TILE_ITEMS of both. */
+enum { LODE_TILE_ITEMS = 1 << 16 };
+lode_status_t lode_tile_open(lode_step_state_t *step, lode_tile_t *tile);
+void lode_tile_add_page(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page);
+void lode_tile_add_item(lode_step_state_t *step, lode_tile_t *tile, uint32_t block_index, uint32_t page, uint32_t head,
+                        uint64_t mask);
+lode_status_t lode_tile_fetch(lode_step_state_t *step, lode_tile_t *tile);
+/** Wait for its fetch; what cannot be done without fails it. Nothing is under way, and nothing held, after an error. */
+lode_status_t lode_tile_land(lode_step_state_t *step, lode_tile_t *tile);
 
 /** Plan the next tile and begin its fetch. @p any is false when the step's pages are exhausted. (plan.c) */
 lode_status_t lode_tile_begin(lode_step_state_t *step, lode_tile_t *tile, bool *any);

@@ -48,6 +48,8 @@ lode_status_t lode_tail_write(lode_block_h block, uint32_t layer, uint64_t token
 {
     lode_tail_t *tail = &block->tails[layer];
     size_t old = tail->tokens * tail_token_bytes(block);
+    uint64_t end = tail->first + tail->tokens;
+    tail->mirrored = tail->mirrored < end ? tail->mirrored : end; /* what was written there before was taken back */
     uint64_t room = tail->tokens + tokens; /* a page at once, so that steps that write do not allocate */
     room = room > LODE_PAGE_TOKENS ? room : LODE_PAGE_TOKENS;
     LODE_TRY(lode_buffer_extend(&tail->records, room * tail_token_bytes(block), old));

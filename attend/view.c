@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attend/inside.h"
+#include "attend/device.h"
 
 static lode_status_t check_policy(const lode_policy_t *policy)
 {
@@ -82,6 +82,10 @@ static lode_status_t prepare_caches(lode_cluster_h cluster, const lode_view_para
 {
     for (uint32_t i = 0; i < params->count; i++) {
         const struct lode_block *block = params->blocks[i];
+        if (cluster->gpu) {
+            LODE_TRY(lode_gpu_prepare_format(cluster->gpu, block->info.format));
+            continue;
+        }
         if (!cluster->hot[block->info.format])
             LODE_TRY(lode_hot_create(cluster->hot_bytes, block->record_bytes, &cluster->hot[block->info.format]));
     }
@@ -134,6 +138,7 @@ lode_status_t lode_local_view_destroy(lode_view_h *handle)
     free(view->blocks);
     free(view->offsets);
     free(view->guesses);
+    lode_gpu_forget_guesses(view->cluster->gpu, view->gpu_guesses);
     free(view);
     *handle = NULL;
     return LODE_OK;

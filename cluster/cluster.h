@@ -326,6 +326,8 @@ lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch);
 /** Give the landing buffer back; it is quarantined while a late one-sided read may still write to it. */
 void lode_fabric_fetch_release(lode_fabric_h fabric, lode_fetch_t *fetch);
 
+/** All landing buffers, one behind the other: constant after create. */
+void *lode_fabric_landings(lode_fabric_h fabric, size_t *bytes);
 /** Bytes of a landing buffer. */
 size_t lode_fabric_landing_bytes(lode_fabric_h fabric);
 

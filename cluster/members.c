@@ -117,6 +117,12 @@ void *lode_fabric_arena(lode_fabric_h fabric)
     return fabric->arena.base;
 }
 
+void *lode_fabric_landings(lode_fabric_h fabric, size_t *bytes)
+{
+    *bytes = fabric->landing.bytes;
+    return fabric->landing.base;
+}
+
 size_t lode_fabric_landing_bytes(lode_fabric_h fabric)
 {
     return fabric->landing.bytes / LODE_LANDINGS;

@@ -4,47 +4,42 @@
 
 #include "landmarks/inside.h"
 
-/* What the sinks and the window leave of a piece to compete for, as tokens of its block: [begin, end). */
-typedef struct contest {
-    uint64_t begin, end;
-} contest_t;
-
 static uint64_t ceil_div(uint64_t a, uint64_t b)
 {
     return (a + b - 1) / b;
 }
 
-static contest_t contest_of(const lode_choice_t *choice, const lode_piece_t *piece)
+lode_contest_t lode_contest_of(const lode_choice_t *choice, const lode_piece_t *piece)
 {
     uint64_t first = piece->first_token;
     uint64_t begin = choice->sinks > first ? least(choice->sinks - first, piece->tokens) : 0;
     uint64_t end = choice->window_begin > first ? least(choice->window_begin - first, piece->tokens) : 0;
-    return (contest_t){begin, end > begin ? end : begin};
+    return (lode_contest_t){begin, end > begin ? end : begin};
 }
 
 /* A walk over ascending landmarks of the view: the piece it stands in. */
 typedef struct walk {
     uint32_t piece;
     uint64_t base; /* first landmark of the piece, counted over the view */
-    contest_t contest;
+    lode_contest_t contest;
 } walk_t;
 
 static walk_t walk_begin(const lode_choice_t *choice)
 {
-    return (walk_t){.contest = contest_of(choice, &choice->pieces[0])};
+    return (walk_t){.contest = lode_contest_of(choice, &choice->pieces[0])};
 }
 
 /* The tokens of a landmark that compete. */
-static contest_t walk_to(const lode_choice_t *choice, walk_t *walk, uint64_t landmark)
+static lode_contest_t walk_to(const lode_choice_t *choice, walk_t *walk, uint64_t landmark)
 {
     while (landmark - walk->base >= choice->pieces[walk->piece].landmarks) {
         walk->base += choice->pieces[walk->piece++].landmarks;
-        walk->contest = contest_of(choice, &choice->pieces[walk->piece]);
+        walk->contest = lode_contest_of(choice, &choice->pieces[walk->piece]);
     }
     uint64_t begin = (landmark - walk->base) * choice->chunk, end = least(begin + choice->chunk, walk->contest.end);
     if (begin < walk->contest.begin)
         begin = walk->contest.begin;
-    return (contest_t){begin, end > begin ? end : begin}; /* none: forced, but scores that overflowed rank no higher */
+    return (lode_contest_t){begin, end > begin ? end : begin}; /* none: forced, but scores that overflowed rank no higher */
 }
 
 float lode_sums_join(const float *sums, size_t stride, size_t n)
@@ -96,7 +91,7 @@ static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, f
     }
     for (uint32_t p = 0; p < choice->piece_count; p++) {
         const lode_piece_t *piece = &choice->pieces[p];
-        contest_t contest = contest_of(choice, piece);
+        lode_contest_t contest = lode_contest_of(choice, piece);
         uint64_t begin = least(contest.begin / choice->chunk, piece->landmarks);
         uint64_t end = contest.end > contest.begin ? ceil_div(contest.end, choice->chunk) : begin;
         stretch_combine(ops, choice, shift, scores + begin, stride, end - begin, (uint32_t)(scores - row + begin));
@@ -113,7 +108,7 @@ static uint64_t picks_tokens(const lode_choice_t *choice, const uint32_t *picks,
     uint64_t tokens = 0;
     walk_t walk = walk_begin(choice);
     for (size_t i = 0; i < count; i++) {
-        contest_t chunk = walk_to(choice, &walk, picks[i]);
+        lode_contest_t chunk = walk_to(choice, &walk, picks[i]);
         tokens += chunk.end - chunk.begin;
     }
     return tokens;
@@ -143,7 +138,7 @@ static void picks_cut(const lode_choice_t *choice, const float *scores, uint64_t
     while (over > 0) {
         size_t at = worst(scores, picks->landmarks, picks->count);
         walk_t walk = walk_begin(choice);
-        contest_t chunk = walk_to(choice, &walk, picks->landmarks[at]);
+        lode_contest_t chunk = walk_to(choice, &walk, picks->landmarks[at]);
         uint64_t tokens = chunk.end - chunk.begin;
         if (tokens > over) {
             picks->cut = picks->landmarks[at];
@@ -193,11 +188,11 @@ static uint64_t tokens_write(const lode_choice_t *choice, const picks_t *picks, 
     for (uint32_t p = 0; p < choice->piece_count; p++) {
         const lode_piece_t *piece = &choice->pieces[p];
         uint64_t first = piece->first_token;
-        walk_t walk = {.piece = p, .base = base, .contest = contest_of(choice, piece)};
+        walk_t walk = {.piece = p, .base = base, .contest = lode_contest_of(choice, piece)};
         base += piece->landmarks;
         out = emit(out, first, first + walk.contest.begin);
         for (; next < picks->count && picks->landmarks[next] < base; next++) {
-            contest_t chunk = walk_to(choice, &walk, picks->landmarks[next]);
+            lode_contest_t chunk = walk_to(choice, &walk, picks->landmarks[next]);
             if (picks->landmarks[next] == picks->cut)
                 chunk.end = chunk.begin + picks->cut_tokens;
             out = emit(out, first + chunk.begin, first + chunk.end);
@@ -220,7 +215,7 @@ uint64_t lode_choose(const lode_ops_t *ops, const lode_choice_t *choice, float *
 {
     uint64_t visible = 0, contested = 0, landmarks = 0;
     for (uint32_t p = 0; p < choice->piece_count; p++) {
-        contest_t contest = contest_of(choice, &choice->pieces[p]);
+        lode_contest_t contest = lode_contest_of(choice, &choice->pieces[p]);
         visible += choice->pieces[p].tokens;
         landmarks += choice->pieces[p].landmarks;
         contested += contest.end - contest.begin;

@@ -224,6 +224,12 @@ typedef struct lode_choice {
     lode_notes_t *notes;
 } lode_choice_t;
 
+/** What sinks and window leave of a piece to compete for, as tokens of its block: [begin, end). */
+typedef struct lode_contest {
+    uint64_t begin, end;
+} lode_contest_t;
+lode_contest_t lode_contest_of(const lode_choice_t *choice, const lode_piece_t *piece);
+
 /** Log-sum-exp of a whole from those of n parts, in this order: sums[i·stride]. */
 float lode_sums_join(const float *sums, size_t stride, size_t n);
 

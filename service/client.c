@@ -130,6 +130,7 @@ static const lode_calls_t client_calls = {
     .view_create = client_view_create,
     .view_destroy = client_view_destroy,
     .step = client_step,
+    .step_enqueue = client_step_enqueue,
     .step_selection = client_step_selection,
 };
 

@@ -169,6 +169,8 @@ lode_status_t client_view_create(lode_cluster_h cluster, const lode_view_params_
 lode_status_t client_view_destroy(lode_view_h *view);
 lode_status_t client_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
                           lode_step_stats_t *stats);
+lode_status_t client_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                                  void *cuda_stream, lode_step_stats_t *stats);
 lode_status_t client_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
                                     const uint32_t **tokens, uint64_t *count);
 

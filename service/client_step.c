@@ -114,6 +114,14 @@ lode_status_t client_step(lode_cluster_h cluster, uint32_t layer, const lode_str
     return LODE_OK;
 }
 
+lode_status_t client_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
+                                  void *cuda_stream, lode_step_stats_t *stats)
+{
+    (void)cluster, (void)layer, (void)streams, (void)count, (void)cuda_stream, (void)stats;
+    return lode_fail(LODE_ERR_UNSUPPORTED, "lode_step_enqueue is for ranks: a client's tensors are in host memory, and "
+                                           "lode_step() takes them to the service");
+}
+
 lode_status_t client_step_selection(lode_cluster_h cluster, uint32_t stream, uint32_t token, uint32_t kv_head,
                                     const uint32_t **tokens, uint64_t *count)
 {

@@ -392,8 +392,9 @@ static lode_status_t serve_view_destroy(serving_t *s)
 /* --------------------------------------------------------------- selections */
 
 /* The state of a step is the cluster's, and another session's step is about to replace it. */
-static lode_status_t keep_selection(server_session_t *session, const lode_step_state_t *step)
+static lode_status_t keep_selection(server_session_t *session, lode_step_state_t *step)
 {
+    LODE_TRY(lode_step_bring_selection(step));
     size_t chosen = step->rows * step->cluster->heads * sizeof(lode_chosen_t), tokens = step->token_count * 4;
     if (chosen + tokens > SELECTION_KEPT_BYTES)
         return LODE_ERR_FULL;

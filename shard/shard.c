@@ -43,6 +43,7 @@ struct lode_shard {
     uint32_t dropped_first, dropped_last; /* oldest first */
     uint64_t dropped_bytes;
     uint32_t blocks[BLOCK_LISTS]; /* entries of held pages by hash of the block, newest first */
+    _Atomic uint64_t changes[BLOCK_LISTS]; /* of those lists */
     _Atomic uint64_t used_bytes, pages;
     pthread_mutex_t lock;
 };
@@ -207,6 +208,16 @@ static uint32_t *block_list(struct lode_shard *shard, uint64_t block)
     return &shard->blocks[lode_mix(block, 0) % BLOCK_LISTS];
 }
 
+static void count_change(struct lode_shard *shard, uint64_t block)
+{
+    atomic_fetch_add_explicit(&shard->changes[lode_mix(block, 0) % BLOCK_LISTS], 1, memory_order_release);
+}
+
+uint64_t lode_shard_changes(lode_shard_h shard, uint64_t block)
+{
+    return atomic_load_explicit(&shard->changes[lode_mix(block, 0) % BLOCK_LISTS], memory_order_acquire);
+}
+
 static void collect(struct lode_shard *shard, uint64_t older_than_ns)
 {
     while (shard->dropped_first) {
@@ -260,6 +271,7 @@ static lode_status_t put(struct lode_shard *shard, lode_page_id_t id, const void
     entry->next = *list;
     *list = number + 1;
     index_insert(shard, id, number);
+    count_change(shard, id.block);
     atomic_fetch_add_explicit(&shard->used_bytes, lode_arena_stride(size), memory_order_relaxed);
     atomic_fetch_add_explicit(&shard->pages, 1, memory_order_relaxed);
     *ref = (lode_page_ref_t){.bytes = shard->base + offset, .offset = offset, .size = size, .crc = crc};
@@ -297,6 +309,7 @@ static void drop(struct lode_shard *shard, uint32_t *link, uint64_t now_ns)
     if (index_find(shard, id, &slot, &ref))
         index_remove(shard, slot);
     atomic_fetch_add_explicit(&entry->version, 1, memory_order_release);
+    count_change(shard, id.block);
     *link = entry->next;
     entry->next = 0;
     entry->dropped_ns = now_ns;

@@ -80,6 +80,11 @@ lode_status_t lode_shard_put(lode_shard_h shard, const lode_ops_t *ops, lode_pag
                              uint32_t size, uint32_t crc, lode_page_ref_t *ref);
 /** Lock-free. @return false if this shard does not hold the page. */
 bool lode_shard_find(lode_shard_h shard, lode_page_id_t id, lode_page_ref_t *ref);
+/**
+ * A number that has moved on whenever a page of the block was put or dropped; changes of a few other blocks move it
+ * too. Read before pages are looked up, it tells later whether they must be looked up again.
+ */
+uint64_t lode_shard_changes(lode_shard_h shard, uint64_t block);
 /** Forget one page (an append that is taken back). Forgetting what is not held is fine. */
 void lode_shard_drop_page(lode_shard_h shard, lode_page_id_t id);
 /** Forget all pages of a block. */
