@@ -265,6 +265,7 @@ static lode_status_t local_query(lode_cluster_h cluster, lode_cluster_info_t *in
         .kernels = cluster->ops->level,
     };
     info->path = lode_fabric_path(cluster->fabric, &info->path_reason);
+    lode_gpu_query(cluster, info);
     return LODE_OK;
 }
 

@@ -43,7 +43,8 @@ lode_status_t lode_gpu_fail(const lode_gpu_t *gpu, lode_status_t status, const c
 /* Which device: the one asked for, or by turns among the ranks of a node. */
 static lode_status_t choose_device(const lode_gpu_t *gpu, const char *text, uint32_t *ordinal)
 {
-    uint32_t devices, local = lode_fabric_members(gpu->cluster->fabric)[lode_fabric_rank(gpu->cluster->fabric)].local_rank;
+    uint32_t devices,
+        local = lode_fabric_members(gpu->cluster->fabric)[lode_fabric_rank(gpu->cluster->fabric)].local_rank;
     uint64_t asked = 0;
     lode_status_t status = gpu->ops->count(&devices);
     if (status != LODE_OK || devices == 0)
@@ -93,14 +94,15 @@ static lode_status_t make_events(lode_gpu_t *gpu)
 
 static lode_status_t open_device(lode_gpu_t *gpu, const lode_options_t *options)
 {
-    uint32_t ordinal;
+    uint32_t ordinal = 0;
     LODE_TRY(choose_device(gpu, lode_options_get(options, "device-ordinal"), &ordinal));
     snprintf(gpu->info.name, sizeof gpu->info.name, "%s device %u", gpu->ops->name, ordinal);
     LODE_GPU_TRY(gpu, "opening it", gpu->ops->open(ordinal, &gpu->device));
     LODE_GPU_TRY(gpu, "asking what it is", gpu->ops->query(ordinal, &gpu->info));
     snprintf(gpu->cache_text, sizeof gpu->cache_text, "%s", lode_options_get(options, "gpu-cache"));
     gpu->staging_bytes = lode_options_count(options, "gpu-staging");
-    gpu->way = LODE_GATHER_KERNEL;
+    for (int f = 0; f < LODE_GPU_FORMATS; f++)
+        gpu->copies_from[f] = UINT32_MAX;
     LODE_GPU_TRY(gpu, "a stream", gpu->ops->stream_create(gpu->device, &gpu->stream));
     LODE_TRY(make_events(gpu));
     return pin_memory(gpu);
@@ -141,16 +143,28 @@ lode_status_t lode_gpu_open(lode_cluster_h cluster, const lode_options_t *option
     return LODE_OK;
 }
 
+void lode_gpu_query(lode_cluster_h cluster, lode_cluster_info_t *info)
+{
+    const lode_gpu_t *gpu = cluster->gpu;
+    info->device = gpu ? gpu->info.name : "";
+    if (!gpu)
+        return;
+    info->device_landmark_bytes = atomic_load(&gpu->mirror_bytes);
+    info->device_cache_bytes = atomic_load(&gpu->cache_bytes);
+    info->device_looked = atomic_load(&gpu->looked);
+    info->device_hits = atomic_load(&gpu->hits);
+}
+
 /* -------------------------------------------------------------------- close */
 
 static void free_working_memory(lode_gpu_t *gpu)
 {
-    lode_gpu_room_t *device[] = {&gpu->tables, &gpu->queries, &gpu->prepared,      &gpu->scores, &gpu->select_scratch,
-                                 &gpu->tokens, &gpu->counts,  &gpu->wanted,        &gpu->first,  &gpu->places,
-                                 &gpu->missed, &gpu->sources, &gpu->where_scratch, &gpu->staged, &gpu->out,
-                                 &gpu->lse};
-    lode_gpu_room_t *pinned[] = {&gpu->capture, &gpu->upload, &gpu->asked,  &gpu->landed,
-                                 &gpu->results, &gpu->aside,  &gpu->tensors};
+    lode_gpu_room_t *device[] = {&gpu->tables,         &gpu->queries, &gpu->prepared, &gpu->scores,
+                                 &gpu->select_scratch, &gpu->tokens,  &gpu->counts,   &gpu->wanted,
+                                 &gpu->first,          &gpu->places,  &gpu->missed,   &gpu->sources,
+                                 &gpu->where_scratch,  &gpu->staged,  &gpu->out,      &gpu->lse};
+    lode_gpu_room_t *pinned[] = {&gpu->capture,      &gpu->upload,  &gpu->asked, &gpu->landed,
+                                 &gpu->sources_here, &gpu->results, &gpu->aside, &gpu->tensors};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++)
         gpu->ops->free(gpu->device, device[i]->data);
     for (size_t i = 0; i < sizeof pinned / sizeof *pinned; i++)
@@ -293,11 +307,16 @@ lode_status_t lode_gpu_prepare_format(lode_gpu_t *gpu, lode_format_t format)
     LODE_TRY(make_clocks(gpu));
     if (gpu->cache_made[format])
         return LODE_OK;
+    LODE_GPU_TRY(gpu, "calibrating the gather of records",
+                 gpu->ops->gather_calibrate(gpu->device, gpu->stream,
+                                            lode_record_bytes(format, gpu->cluster->geometry.head_dim),
+                                            &gpu->copies_from[format]));
+    gpu->copies |= gpu->copies_from[format] != UINT32_MAX;
     LODE_GPU_TRY(gpu, "asking for its free memory", gpu->ops->query((uint32_t)gpu->info.ordinal, &now));
     LODE_TRY(parse_cache(gpu->cache_text, now.free_bytes, &bytes));
-    uint64_t set_bytes = (uint64_t)gpu->cluster->geometry.layers * gpu->cluster->heads * LODE_DEVICE_WAYS *
-                         (sizeof(lode_device_slot_t) +
-                          lode_device_record_bytes(format, gpu->cluster->geometry.head_dim));
+    uint64_t set_bytes =
+        (uint64_t)gpu->cluster->geometry.layers * gpu->cluster->heads * LODE_DEVICE_WAYS *
+        (sizeof(lode_device_slot_t) + lode_device_record_bytes(format, gpu->cluster->geometry.head_dim));
     uint64_t sets = bytes / set_bytes;
     uint64_t most = (LODE_DEVICE_STAGED - 1) / LODE_DEVICE_WAYS / gpu->cluster->geometry.layers / gpu->cluster->heads;
     asked = sets = sets < most ? sets : most; /* the number of a slot has 31 bits */

@@ -140,7 +140,8 @@ typedef struct lode_gpu {
     lode_device_stream_t latest; /**< the stream of that step */
     bool in_step, stepped, captured;
     bool arena_pinned, landing_pinned;
-    lode_gather_way_t way;
+    uint32_t copies_from[LODE_GPU_FORMATS]; /**< records from which on the copy engine gathers; UINT32_MAX: never */
+    bool copies;                            /**< it does for some format: then addresses are in pinned memory */
 
     char cache_text[32];
     size_t staging_bytes;
@@ -170,10 +171,10 @@ typedef struct lode_gpu {
     lode_gpu_room_t wanted, first, places, missed, sources, where_scratch, staged;
     lode_gpu_room_t parts_out[LODE_DEVICE_SETS], parts_lse[LODE_DEVICE_SETS], folded_out[2], folded_lse[2];
     lode_gpu_room_t out, lse;
-    lode_gpu_room_t asked, landed, results, aside, tensors; /**< pinned */
+    lode_gpu_room_t asked, landed, sources_here, results, aside, tensors; /**< pinned */
     lode_gpu_plan_t plan;
     lode_gpu_tile_t tiles[LODE_GPU_TILES];
-    uint32_t tile; /**< number of the next one */
+    uint32_t tile;      /**< number of the next one */
     uint64_t selection; /**< serial of the step whose choice is on the host; see lode_gpu_bring_selection() */
     lode_device_event_t times[LODE_GPU_TIMES];
 
@@ -190,17 +191,19 @@ lode_status_t lode_gpu_check_options(const lode_options_t *options);
  * After the fabric and the shard.
  */
 lode_status_t lode_gpu_open(lode_cluster_h cluster, const lode_options_t *options);
+/** Fill in what is said of the device; "" without one. */
+void lode_gpu_query(lode_cluster_h cluster, lode_cluster_info_t *info);
 /** Before the fabric goes: its memory is pinned here. */
 void lode_gpu_close(lode_cluster_h cluster);
 /** Make the cache of a format, as large as there is room for. */
 lode_status_t lode_gpu_prepare_format(lode_gpu_t *gpu, lode_format_t format);
 /** Record a sentence about a failed operation of the device. */
 lode_status_t lode_gpu_fail(const lode_gpu_t *gpu, lode_status_t status, const char *what);
-#define LODE_GPU_TRY(gpu, what, call)                              \
-    do {                                                           \
-        lode_status_t gpu_status_ = (call);                        \
-        if (gpu_status_ != LODE_OK)                                \
-            return lode_gpu_fail((gpu), gpu_status_, (what));      \
+#define LODE_GPU_TRY(gpu, what, call)                         \
+    do {                                                      \
+        lode_status_t gpu_status_ = (call);                   \
+        if (gpu_status_ != LODE_OK)                           \
+            return lode_gpu_fail((gpu), gpu_status_, (what)); \
     } while (0)
 /** Wait until all steps have run, and give landing buffers back. */
 lode_status_t lode_gpu_settle(lode_gpu_t *gpu);

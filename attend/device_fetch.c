@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a step misses in the device's cache, on its way there. Records of own pages are read over the bus where they lie.
- * The others are asked of their owners as on the CPU, tile by tile, and read from the landing buffer; a tile's landing
- * buffer is given back when the gather that reads it has run, which the host only waits for when it needs the tile
- * again. Missed records are staged in the order of their numbers; when the staging room is full, what is staged is
+ * What a step misses in the device's cache, on its way there. Records of own pages are read over the bus where they
+ * lie. The others are asked of their owners as on the CPU, tile by tile, and read from the landing buffer; a tile's
+ * landing buffer is given back when the gather that reads it has run, which the host only waits for when it needs the
+ * tile again. Missed records are staged in the order of their numbers; when the staging room is full, what is staged is
  * attended over and the next round begins.
  */
 #include <assert.h>
@@ -57,8 +57,9 @@ static lode_status_t gather(staging_t *s, uint32_t end, bool lost)
         uint32_t stop = end - s->round_begin < s->room ? end : s->round_begin + s->room;
         uint8_t *to = (uint8_t *)gpu->staged.data + (s->end - s->round_begin) * s->stride;
         const lode_device_where_t *where = &s->set->where;
+        bool copies = s->found && stop - s->end >= gpu->copies_from[s->format]; /* it reads addresses on the host */
         LODE_GPU_TRY(gpu, "gathering records",
-                     gpu->ops->gather(gpu->plan.stream, s->found ? gpu->way : LODE_GATHER_KERNEL,
+                     gpu->ops->gather(gpu->plan.stream, copies ? LODE_GATHER_COPIES : LODE_GATHER_KERNEL,
                                       (const uint8_t *const *)where->sources, s->landed, &where->found->missed, s->end,
                                       stop, s->record_bytes, to, s->stride));
         if (s->keep && !lost)
@@ -190,9 +191,9 @@ static lode_status_t bring_tables(staging_t *s)
     LODE_TRY(lode_gpu_reserve_pinned(gpu, "tables of lost records", &gpu->aside, masks * 12 + 64));
     LODE_GPU_TRY(gpu, "looking at tables",
                  gpu->ops->copy(gpu->plan.stream, gpu->aside.data, s->set->where.wanted, masks * 8));
-    LODE_GPU_TRY(gpu, "looking at tables",
-                 gpu->ops->copy(gpu->plan.stream, (uint8_t *)gpu->aside.data + masks * 8, s->set->where.first,
-                                masks * 4));
+    LODE_GPU_TRY(
+        gpu, "looking at tables",
+        gpu->ops->copy(gpu->plan.stream, (uint8_t *)gpu->aside.data + masks * 8, s->set->where.first, masks * 4));
     LODE_GPU_TRY(gpu, "looking at tables", gpu->ops->stream_wait(gpu->plan.stream));
     s->tables_here = true;
     return LODE_OK;
@@ -232,8 +233,7 @@ static lode_status_t land_tile(staging_t *s, lode_gpu_tile_t *tile)
         uint32_t count = (uint32_t)__builtin_popcountll(items[i].mask);
         bool lost = items[i].landing == LODE_NOWHERE;
         for (uint32_t r = 0; r < count; r++)
-            s->landed[numbers[i] + r] =
-                lost ? NULL : tile->tile.fetch.landing + items[i].landing + r * s->record_bytes;
+            s->landed[numbers[i] + r] = lost ? NULL : tile->tile.fetch.landing + items[i].landing + r * s->record_bytes;
         if (lost)
             LODE_TRY(lose(s, &items[i]));
     }

@@ -128,7 +128,7 @@ static lode_status_t expect_capture(lode_gpu_t *gpu, size_t bytes)
 lode_status_t lode_gpu_take_ticket(lode_gpu_t *gpu, size_t bytes, lode_gpu_ticket_t **out)
 {
     size_t found = sizeof(lode_device_found_t) * LODE_GPU_FORMATS;
-    lode_gpu_ticket_t *ticket;
+    lode_gpu_ticket_t *ticket = NULL;
     if (gpu->plan.capturing) {
         LODE_TRY(cut_ticket(gpu, found + bytes, &ticket));
     } else {
@@ -198,7 +198,7 @@ lode_status_t lode_gpu_upload_room(lode_gpu_t *gpu, size_t bytes, void **room)
 lode_status_t lode_gpu_upload(lode_gpu_t *gpu, void *to, const void *from, size_t bytes)
 {
     for (size_t done = 0, piece; done < bytes; done += piece) {
-        void *room;
+        void *room = NULL;
         piece = bytes - done < LODE_GPU_UPLOAD ? bytes - done : LODE_GPU_UPLOAD;
         LODE_TRY(lode_gpu_upload_room(gpu, piece, &room));
         memcpy(room, (const uint8_t *)from + done, piece);

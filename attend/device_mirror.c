@@ -145,9 +145,10 @@ static lode_status_t send_tiles(lode_step_state_t *step, const struct lode_block
         count = lode_store_span(step->cluster->store, block->slot, step->layer, head, first, landmarks, &tiles);
         if (count == 0)
             return lode_fail(LODE_ERR_DROPPED, "block \"%s\" was dropped", block->info.name);
-        LODE_TRY(lode_gpu_upload(step->cluster->gpu,
-                                 (uint8_t *)layer->tiles.data + head * layer->head_bytes + first / LODE_TILE * tile_bytes,
-                                 tiles, (count + LODE_TILE - 1) / LODE_TILE * tile_bytes));
+        LODE_TRY(
+            lode_gpu_upload(step->cluster->gpu,
+                            (uint8_t *)layer->tiles.data + head * layer->head_bytes + first / LODE_TILE * tile_bytes,
+                            tiles, (count + LODE_TILE - 1) / LODE_TILE * tile_bytes));
     }
     return LODE_OK;
 }
@@ -197,8 +198,8 @@ static lode_status_t bring_pages(lode_step_state_t *step, const lode_step_block_
     layer->all_held = true;
     for (uint32_t page = 0; page < at->pages; page++) {
         lode_page_ref_t ref;
-        bool here = gpu->arena_pinned &&
-                    lode_shard_find(step->cluster->shard, (lode_page_id_t){id, step->layer, page}, &ref);
+        bool here =
+            gpu->arena_pinned && lode_shard_find(step->cluster->shard, (lode_page_id_t){id, step->layer, page}, &ref);
         const uint8_t *now = here ? ref.bytes : NULL;
         layer->all_held &= here;
         if (page < layer->held_pages && held[page] == now)
@@ -227,12 +228,12 @@ static lode_status_t send_tail(lode_step_state_t *step, const struct lode_block 
     size_t stride = lode_device_record_bytes(LODE_FORMAT_BF16, dim), record = lode_record_bytes(LODE_FORMAT_BF16, dim);
     uint64_t most = LODE_GPU_UPLOAD / (stride * heads);
     for (uint64_t count; first < end; first += count) {
-        uint8_t *room;
+        uint8_t *room = NULL;
         count = end - first < most ? end - first : most;
         LODE_TRY(lode_gpu_upload_room(gpu, count * heads * stride, (void **)&room));
         for (uint64_t i = 0; i < count * heads; i++)
-            memcpy(room + i * stride,
-                   lode_tail_record(block, step->layer, first + i / heads, (uint32_t)(i % heads)), record);
+            memcpy(room + i * stride, lode_tail_record(block, step->layer, first + i / heads, (uint32_t)(i % heads)),
+                   record);
         LODE_GPU_TRY(gpu, "sending a tail",
                      gpu->ops->copy(gpu->plan.stream,
                                     (uint8_t *)layer->tail.data + (first - layer->tail_first) * heads * stride, room,
@@ -300,7 +301,7 @@ lode_status_t lode_gpu_bring(lode_step_state_t *step)
     gpu->plan.all_held = true;
     for (uint32_t b = 0; b < step->block_count; b++) {
         const lode_step_block_t *at = lode_step_block_at(step, b);
-        lode_gpu_layer_t *layer;
+        lode_gpu_layer_t *layer = NULL;
         LODE_TRY(find_layer(step, at->block, &layer));
         LODE_TRY(bring_landmarks(step, at, layer));
         LODE_TRY(bring_pages(step, at, layer));

@@ -135,8 +135,8 @@ lode_status_t lode_gpu_check_streams(lode_step_state_t *step)
                                        stream->in->dtype, stream->in->q));
         if (stream->k)
             LODE_TRY(lode_check_new(cluster, step->layer, stream->in, stream->k, stream->v));
-        gpu->plan.waits |= stream->out_memory == LODE_MEMORY_HOST ||
-                           (stream->in->lse && stream->lse_memory == LODE_MEMORY_HOST);
+        gpu->plan.waits |=
+            stream->out_memory == LODE_MEMORY_HOST || (stream->in->lse && stream->lse_memory == LODE_MEMORY_HOST);
     }
     return LODE_OK;
 }
@@ -194,8 +194,7 @@ static lode_status_t look_up(lode_step_state_t *step)
                      gpu->ops->fill(plan->stream, gpu->wanted.data, 0, step->masks * sizeof(uint64_t)));
         LODE_GPU_TRY(gpu, "what is wanted",
                      gpu->ops->want(plan->stream, plan->rows, (uint32_t)step->rows, step->cluster->heads, plan->parts,
-                                    plan->blocks, plan->chosen, gpu->tokens.data, plan->most_tokens,
-                                    gpu->wanted.data));
+                                    plan->blocks, plan->chosen, gpu->tokens.data, plan->most_tokens, gpu->wanted.data));
     }
     for (int f = 0; f < LODE_GPU_FORMATS; f++)
         if (plan->sets[f].masks)
@@ -208,9 +207,9 @@ static lode_status_t choose(lode_step_state_t *step)
     lode_gpu_t *gpu = step->cluster->gpu;
     lode_gpu_plan_t *plan = &gpu->plan;
     LODE_TRY(note_time(gpu, TIME_BEGIN));
-    LODE_GPU_TRY(gpu, "the tables of a step",
-                 gpu->ops->copy(plan->stream, gpu->tables.data, plan->ticket->data + plan->table_begin,
-                                plan->table_bytes));
+    LODE_GPU_TRY(
+        gpu, "the tables of a step",
+        gpu->ops->copy(plan->stream, gpu->tables.data, plan->ticket->data + plan->table_begin, plan->table_bytes));
     LODE_TRY(send_queries(step));
     LODE_TRY(note_time(gpu, TIME_PREPARED));
     LODE_TRY(note_time(gpu, TIME_SCORED));
@@ -323,9 +322,9 @@ static lode_status_t hand_out(lode_step_state_t *step)
                          gpu->ops->copy(gpu->plan.stream, stream->in->out, (float *)gpu->out.data + first * dim,
                                         n * dim * sizeof(float)));
         if (stream->in->lse && stream->lse_memory != LODE_MEMORY_HOST)
-            LODE_GPU_TRY(gpu, "outputs",
-                         gpu->ops->copy(gpu->plan.stream, stream->in->lse, (float *)gpu->lse.data + first,
-                                        n * sizeof(float)));
+            LODE_GPU_TRY(
+                gpu, "outputs",
+                gpu->ops->copy(gpu->plan.stream, stream->in->lse, (float *)gpu->lse.data + first, n * sizeof(float)));
     }
     return LODE_OK;
 }
@@ -347,9 +346,9 @@ static lode_status_t merge_out(lode_step_state_t *step)
     LODE_TRY(lode_gpu_reserve_pinned(gpu, "outputs", &gpu->results, heads * (dim + 1) * sizeof(float)));
     LODE_GPU_TRY(gpu, "outputs",
                  gpu->ops->copy(plan->stream, gpu->results.data, gpu->out.data, heads * dim * sizeof(float)));
-    LODE_GPU_TRY(gpu, "outputs",
-                 gpu->ops->copy(plan->stream, (float *)gpu->results.data + heads * dim, gpu->lse.data,
-                                heads * sizeof(float)));
+    LODE_GPU_TRY(
+        gpu, "outputs",
+        gpu->ops->copy(plan->stream, (float *)gpu->results.data + heads * dim, gpu->lse.data, heads * sizeof(float)));
     return LODE_OK;
 }
 
@@ -467,8 +466,7 @@ lode_status_t lode_gpu_bring_selection(lode_step_state_t *step)
         LODE_GPU_TRY(gpu, "what was chosen", gpu->ops->event_wait(gpu->busy));
     if (step->token_count)
         LODE_GPU_TRY(gpu, "what was chosen",
-                     gpu->ops->copy(stream, step->tokens.data, gpu->tokens.data,
-                                    step->token_count * sizeof(uint32_t)));
+                     gpu->ops->copy(stream, step->tokens.data, gpu->tokens.data, step->token_count * sizeof(uint32_t)));
     LODE_GPU_TRY(gpu, "what was chosen", gpu->ops->stream_wait(stream));
     gpu->selection = step->serial;
     return LODE_OK;

@@ -79,8 +79,8 @@ static uint64_t scores_of(const lode_step_state_t *step, const lode_span_t *span
 }
 
 /*
- * How many tokens a row's choice comes to, which depends on no score. @return whether it is all that it sees: also where
- * sinks and window leave nothing to choose from.
+ * How many tokens a row's choice comes to, which depends on no score. @return whether it is all that it sees: also
+ * where sinks and window leave nothing to choose from.
  */
 static bool count_choice(const lode_choice_t *choice, uint64_t *wanted, uint64_t *count)
 {
@@ -129,8 +129,9 @@ static lode_status_t bound_records(lode_step_state_t *step, lode_gpu_plan_t *pla
         uint64_t most = (uint64_t)set->masks * LODE_PAGE_TOKENS;
         most = all < most ? all : most;
         if (records + most > (LODE_DEVICE_STAGED >> 1))
-            return lode_fail(LODE_ERR_UNSUPPORTED, "a step on a device that may want %llu records: at most %u are "
-                                                   "supported",
+            return lode_fail(LODE_ERR_UNSUPPORTED,
+                             "a step on a device that may want %llu records: at most %u are "
+                             "supported",
                              (unsigned long long)(records + most), LODE_DEVICE_STAGED >> 1);
         set->records_max = (uint32_t)most;
         set->first_record = (uint32_t)records;
@@ -248,13 +249,13 @@ static uint32_t add_queries(const lode_step_state_t *step, const lode_span_t *sp
     uint32_t n = 0, count = span->group == cluster->group ? 1 : cluster->group;
     for (uint32_t r = 0; r < span->count; r++)
         for (uint32_t g = 0; g < span->group; g++)
-            out[n++] = (lode_device_query_t){
-                .q = (uint32_t)(span->stream->first_row + span->first + r) * cluster->query_heads +
-                     head * cluster->group + g,
-                .count = count,
-                .angles = angles_of(step, seen),
-                .mean = mean ? mean + (size_t)head * cluster->geometry.head_dim : NULL,
-                .transform = lode_gpu_transform_of(step, block, head)};
+            out[n++] = (lode_device_query_t){.q = (uint32_t)(span->stream->first_row + span->first + r) *
+                                                      cluster->query_heads +
+                                                  head * cluster->group + g,
+                                             .count = count,
+                                             .angles = angles_of(step, seen),
+                                             .mean = mean ? mean + (size_t)head * cluster->geometry.head_dim : NULL,
+                                             .transform = lode_gpu_transform_of(step, block, head)};
     return n;
 }
 
@@ -393,8 +394,8 @@ static lode_status_t fill_batches(lode_step_state_t *step, const sizes_t *n)
     lode_gpu_plan_t *plan = &step->cluster->gpu->plan;
     lode_landmark_spec_t specs[SPECS_MOST];
     uint32_t spec_count = find_specs(step, specs), piece_count = 0, choices = 0;
-    LODE_TRY(lode_buffer_reserve(&plan->scans,
-                                 ((size_t)plan->batch_count * spec_count + 1) * sizeof(lode_gpu_scans_t)));
+    LODE_TRY(
+        lode_buffer_reserve(&plan->scans, ((size_t)plan->batch_count * spec_count + 1) * sizeof(lode_gpu_scans_t)));
     lode_device_piece_t *pieces = take(step, n->pieces * sizeof *pieces);
     lode_gpu_scans_t *scans = plan->scans.data;
     plan->pieces = there(step, pieces);
@@ -560,13 +561,17 @@ static lode_status_t reserve_records(lode_step_state_t *step)
     LODE_TRY(lode_gpu_reserve(gpu, "numbers of records", &gpu->first, masks * sizeof(uint32_t), 0));
     LODE_TRY(lode_gpu_reserve(gpu, "places of records", &gpu->places, records * sizeof(uint32_t), 0));
     LODE_TRY(lode_gpu_reserve(gpu, "missed records", &gpu->missed, records * sizeof(lode_device_missed_t), 0));
-    LODE_TRY(lode_gpu_reserve(gpu, "addresses of records", &gpu->sources, records * sizeof(uint8_t *), 0));
+    if (gpu->copies)
+        LODE_TRY(lode_gpu_reserve_pinned(gpu, "addresses of records", &gpu->sources_here, records * sizeof(uint8_t *)));
+    else
+        LODE_TRY(lode_gpu_reserve(gpu, "addresses of records", &gpu->sources, records * sizeof(uint8_t *), 0));
     LODE_TRY(lode_gpu_reserve(gpu, "looking records up", &gpu->where_scratch, scratch, 0));
     LODE_TRY(lode_gpu_reserve(gpu, "staged records (gpu-staging)", &gpu->staged, staged, 0));
-    LODE_TRY(lode_gpu_reserve_pinned(gpu, "lists of what is asked for", &gpu->asked,
-                                     masks * sizeof(lode_device_entry_t)));
+    LODE_TRY(
+        lode_gpu_reserve_pinned(gpu, "lists of what is asked for", &gpu->asked, masks * sizeof(lode_device_entry_t)));
     if (!plan->all_held)
-        LODE_TRY(lode_gpu_reserve_pinned(gpu, "addresses of landed records", &gpu->landed, records * sizeof(uint8_t *)));
+        LODE_TRY(
+            lode_gpu_reserve_pinned(gpu, "addresses of landed records", &gpu->landed, records * sizeof(uint8_t *)));
     return LODE_OK;
 }
 
@@ -612,7 +617,7 @@ static void point_set(lode_step_state_t *step, lode_gpu_set_t *set, int f)
         .first = (uint32_t *)gpu->first.data + set->first_mask,
         .places = (uint32_t *)gpu->places.data + set->first_record,
         .missed = (lode_device_missed_t *)gpu->missed.data + set->first_record,
-        .sources = (const uint8_t **)gpu->sources.data + set->first_record,
+        .sources = (const uint8_t **)(gpu->copies ? gpu->sources_here.data : gpu->sources.data) + set->first_record,
         .records_max = set->records_max,
         .asked = (lode_device_entry_t *)gpu->asked.data + set->first_mask,
         .found = &gpu->plan.ticket->found[f],

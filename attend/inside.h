@@ -102,8 +102,8 @@ struct lode_cluster {
 
 /** Unsealed tokens of one layer, as bf16 records [token][head]. */
 typedef struct lode_tail {
-    uint64_t first;  /**< block position of the first token in the tail: a multiple of the page */
-    uint64_t tokens; /**< in the tail; may exceed a page between steps */
+    uint64_t first;    /**< block position of the first token in the tail: a multiple of the page */
+    uint64_t tokens;   /**< in the tail; may exceed a page between steps */
     uint64_t mirrored; /**< block position up to which a GPU has what the tail holds */
     lode_buffer_t records;
     float *mean; /**< (heads, D) once fixed, NULL before or if not centred */
@@ -137,7 +137,7 @@ struct lode_view {
     lode_policy_t policy;
     uint32_t chunk;
     float *gpu_guesses; /**< the same in device memory, made when first needed */
-    float *guesses; /**< (layers, heads): where the last choice's least score was, for the next one to begin at */
+    float *guesses;     /**< (layers, heads): where the last choice's least score was, for the next one to begin at */
 };
 
 /* ---------------------------------------------------------------- cluster.c */

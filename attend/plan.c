@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Who has what is wanted: own shard, hot cache, or an owner that is asked; in tiles that fit a landing buffer. A step on
- * a GPU finds out by itself what is missing (device_fetch.c), and its tiles are begun and landed here too.
+ * Who has what is wanted: own shard, hot cache, or an owner that is asked; in tiles that fit a landing buffer. A step
+ * on a GPU finds out by itself what is missing (device_fetch.c), and its tiles are begun and landed here too.
  */
 #include <string.h>
 

@@ -399,7 +399,8 @@ static void hand_over(const lode_step_state_t *step)
 
 /* -------------------------------------------------------------------- public */
 
-/* What may still be refused before anything is written. @p enqueue: on a stream of the caller's, else the step waits. */
+/* What may still be refused before anything is written. @p enqueue: on a stream of the caller's, else the step waits.
+ */
 static lode_status_t prepare(lode_step_state_t *step, bool enqueue, void *cuda_stream)
 {
     if (step->on_device) {

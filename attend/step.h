@@ -39,8 +39,8 @@ typedef struct lode_step_stream {
     uint64_t tokens;   /**< in the pages of its view */
     size_t first_seen; /**< of its blocks in `seen` */
     size_t first_row;
-    float *q;   /**< (T, Hq, D) scaled by 1/sqrt(D) */
-    float *lse; /**< (T, Hq) */
+    float *q;                             /**< (T, Hq, D) scaled by 1/sqrt(D) */
+    float *lse;                           /**< (T, Hq) */
     int q_memory, out_memory, lse_memory; /**< on a device: lode_memory_t of the caller's tensors */
     bool written;
 } lode_step_stream_t;
@@ -143,7 +143,7 @@ struct lode_step_state {
     uint64_t owners;                /**< ranks asked, a bit each, modulo 64 */
     uint32_t plan_block, plan_page; /**< where the next tile begins */
     lode_tile_t tiles[2];
-    bool on_device;         /**< it runs on cluster->gpu (device.h) */
+    bool on_device; /**< it runs on cluster->gpu (device.h) */
     lode_step_stats_t stats;
 };
 

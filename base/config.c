@@ -60,10 +60,10 @@ const lode_option_t lode_library_options[] = {
      "instruction set of the arithmetic, as lodemark info lists them; auto: the best that the processor has"},
     {"device", "none", LODE_OPTION_CHOICE, "none|cuda|auto", 0, 0,
      "what steps run on; none: the CPU; cuda: a GPU, or the rank does not start; auto: a GPU if there is one"},
-    {"device-ordinal", "", LODE_OPTION_TEXT, NULL, 0, 0,
-     "number of the GPU; empty: ranks of a node take them in turn"},
+    {"device-ordinal", "", LODE_OPTION_TEXT, NULL, 0, 0, "number of the GPU; empty: ranks of a node take them in turn"},
     {"gpu-cache", "25%", LODE_OPTION_TEXT, NULL, 0, 0,
-     "device memory for records that the GPU keeps, for each storage format in use: bytes, or a share of what is free; 0: "
+     "device memory for records that the GPU keeps, for each storage format in use: bytes, or a share of what is free; "
+     "0: "
      "none"},
     {"gpu-staging", "256MiB", LODE_OPTION_BYTES, NULL, 64 * KIB, 0,
      "most device memory that records are gathered in before they are attended over"},

@@ -10,7 +10,8 @@
  * Conventions. Every function returns a ::lode_status_t; outputs are written only on ::LODE_OK, and
  * lode_error_message() then holds a sentence that says what, where and what to do. Handles are
  * opaque; the destroying call nulls the caller's handle. Shapes are written slowest index first,
- * "q: (T, Hq, D)"; all arrays are dense and in host memory. Hq and Hkv count the heads of this rank's
+ * "q: (T, Hq, D)"; all arrays are dense and in host memory, but for those of steps on a rank with a GPU (option
+ * "device"), which may also be in the memory of that GPU. Hq and Hkv count the heads of this rank's
  * range (lode_geometry_t.kv_head_begin to kv_head_end), not of the whole model.
  *
  * Threads. One thread at a time may use a cluster handle and all blocks and views made from it.
@@ -201,6 +202,10 @@ typedef struct lode_cluster_info {
     uint64_t arena_bytes, arena_used_bytes; /**< this rank's shard */
     uint64_t landmark_bytes;                /**< of this node, all blocks */
     const char *kernels;                    /**< "scalar", "avx2", "avx512" */
+    const char *device;                     /**< name of the GPU that steps run on; "": the CPU */
+    uint64_t device_landmark_bytes;         /**< in its memory, of blocks that steps have used */
+    uint64_t device_cache_bytes;            /**< its cache of records */
+    uint64_t device_looked, device_hits;    /**< records that steps wanted, and of those, found in that cache */
     const char *path;                       /**< "one-sided", "batched" or "mixed" */
     const char *path_reason;                /**< why, one sentence */
 } lode_cluster_info_t;
@@ -424,7 +429,7 @@ typedef struct lode_step_stats {
     uint64_t requests;        /**< messages or one-sided reads */
     uint32_t owners_asked;
     uint32_t retries;         /**< requests sent again to another owner */
-    uint64_t selected_digest; /**< hash of the chosen sets, the same on every rank for the same inputs */
+    uint64_t selected_digest; /**< hash of the chosen sets, the same on every rank for the same inputs; 0 on a GPU */
     /**
      * Time that passed in each stage. Where several threads are at several stages at once, the time that passed is
      * divided by how long they were at each: so the stages add up to no more than step_ns, whatever the threads.
@@ -439,6 +444,9 @@ typedef struct lode_step_stats {
  * The T tokens of a stream are causal among themselves; each chooses its own set. All streams' new
  * tokens are written before any stream attends. Not collective: no other rank has to step.
  *
+ * On a rank with a GPU, q, k, v, out and lse may each be in host, pinned or that GPU's memory, ready when the call is
+ * made; outputs are there when it returns. Whether a q in device memory is finite is not looked at.
+ *
  * @param[in]  layer    0 … L−1
  * @param[in]  streams  (count); tensors are borrowed for the call
  * @param[out] stats    may be NULL
@@ -450,6 +458,34 @@ typedef struct lode_step_stats {
  */
 LODE_API lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
                                  lode_step_stats_t *stats);
+
+/**
+ * A step of a rank with a GPU, enqueued on a CUDA stream: it reads its tensors, and its outputs are there, in stream
+ * order.
+ *
+ * The call returns when all is enqueued. It waits for the GPU once, in the middle, if something may have to be fetched
+ * from other ranks or does not fit the option gpu-staging; for k and v that are not in plain host memory, which it
+ * copies; and until the end if an output is in plain host memory. Tensors in device or pinned memory stay the step's
+ * until the stream has come past it; plain host memory is read before the call returns. Steps follow one another on the
+ * GPU even if their streams differ.
+ *
+ * Graphs. While @p cuda_stream is being captured, the step becomes part of the graph, if it reads only (no k), all
+ * pages of its blocks are in this rank's own arena and its tensors in device or pinned memory; and if the same step has
+ * run before, since a captured one takes no memory and brings nothing up to date. The graph holds: the views' blocks,
+ * as long as they are then, and where their pages lie; positions, policies and the number of streams and tokens; the
+ * tensors' addresses. Each replay reads the q that is there then, chooses anew, and goes on using the cache. A replay
+ * must not run beside other steps of the cluster, nor after a block of its views was dropped, nor after
+ * lode_cluster_leave().
+ *
+ * @param[in]  cuda_stream  a cudaStream_t of this rank's GPU; NULL: the default stream
+ * @param[out] stats        may be NULL. What only the GPU knows by then (records_wanted, _hit, _local) is 0 unless the
+ *                          call waited; selected_digest is 0.
+ * @return as lode_step(); ::LODE_ERR_UNSUPPORTED (no GPU, a client, or a step that cannot be captured: the message says
+ *         why), ::LODE_ERR_INVALID (a stream or tensor of another GPU), ::LODE_ERR_DEVICE, ::LODE_ERR_NO_MEMORY (what
+ *         was asked of the GPU and what is free). After an error in a capture, end the capture and drop its graph.
+ */
+LODE_API lode_status_t lode_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams,
+                                         uint32_t count, void *cuda_stream, lode_step_stats_t *stats);
 
 /**
  * The tokens that the last step chose for one stream, query token and KV head.

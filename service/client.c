@@ -63,6 +63,7 @@ static lode_status_t client_query(lode_cluster_h cluster, lode_cluster_info_t *i
                                   .arena_used_bytes = said->arena_used_bytes,
                                   .landmark_bytes = said->landmark_bytes,
                                   .kernels = cluster->kernels,
+                                  .device = "",
                                   .path = cluster->path,
                                   .path_reason = cluster->path_reason};
     return LODE_OK;
