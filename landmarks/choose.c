@@ -39,7 +39,8 @@ static lode_contest_t walk_to(const lode_choice_t *choice, walk_t *walk, uint64_
     uint64_t begin = (landmark - walk->base) * choice->chunk, end = least(begin + choice->chunk, walk->contest.end);
     if (begin < walk->contest.begin)
         begin = walk->contest.begin;
-    return (lode_contest_t){begin, end > begin ? end : begin}; /* none: forced, but scores that overflowed rank no higher */
+    return (lode_contest_t){begin,
+                            end > begin ? end : begin}; /* none: forced, but scores that overflowed rank no higher */
 }
 
 float lode_sums_join(const float *sums, size_t stride, size_t n)

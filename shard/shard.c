@@ -42,7 +42,7 @@ struct lode_shard {
     uint32_t entries_free;
     uint32_t dropped_first, dropped_last; /* oldest first */
     uint64_t dropped_bytes;
-    uint32_t blocks[BLOCK_LISTS]; /* entries of held pages by hash of the block, newest first */
+    uint32_t blocks[BLOCK_LISTS];          /* entries of held pages by hash of the block, newest first */
     _Atomic uint64_t changes[BLOCK_LISTS]; /* of those lists */
     _Atomic uint64_t used_bytes, pages;
     pthread_mutex_t lock;
