@@ -143,12 +143,23 @@ lode_status_t lode_gpu_open(lode_cluster_h cluster, const lode_options_t *option
     return LODE_OK;
 }
 
+/* Steps that nobody waited for may have run since. */
+static void harvest_all(lode_gpu_t *gpu)
+{
+    bool done;
+    for (int i = 0; i < LODE_GPU_TICKETS; i++)
+        if (gpu->tickets[i].busy && gpu->ops->event_done(gpu->tickets[i].done, &done) == LODE_OK && done &&
+            lode_gpu_ticket_done(gpu, &gpu->tickets[i]) != LODE_OK)
+            lode_debug("%s", lode_error_message());
+}
+
 void lode_gpu_query(lode_cluster_h cluster, lode_cluster_info_t *info)
 {
-    const lode_gpu_t *gpu = cluster->gpu;
+    lode_gpu_t *gpu = cluster->gpu;
     info->device = gpu ? gpu->info.name : "";
     if (!gpu)
         return;
+    harvest_all(gpu);
     info->device_landmark_bytes = atomic_load(&gpu->mirror_bytes);
     info->device_cache_bytes = atomic_load(&gpu->cache_bytes);
     info->device_looked = atomic_load(&gpu->looked);

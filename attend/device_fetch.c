@@ -170,6 +170,7 @@ static lode_status_t begin_tile(staging_t *s, lode_gpu_tile_t **out)
         LODE_TRY(lode_gpu_reserve_pinned(gpu, "copies of own pages", &tile->bounce,
                                          lode_fabric_landing_bytes(s->step->cluster->fabric)));
     LODE_TRY(lode_tile_open(s->step, &tile->tile));
+    tile->tile.fetch.record_bytes = (uint32_t)s->record_bytes;
     tile->bounced = 0;
     plan_tile(s, tile);
     s->next_begin = tile->end;

@@ -413,6 +413,8 @@ static lode_status_t end_step(lode_step_state_t *step, bool look)
         LODE_GPU_TRY(gpu, "a step", gpu->ops->stream_wait(plan->stream));
         copy_results(step);
         LODE_TRY(lode_gpu_ticket_done(gpu, plan->ticket));
+        for (int i = 0; i < LODE_GPU_TILES; i++)
+            LODE_TRY(lode_gpu_tile_release(gpu, &gpu->tiles[i]));
     }
     if (plan->waits || look)
         count_found(step);
