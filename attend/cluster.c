@@ -128,6 +128,12 @@ static lode_status_t create_parts(lode_cluster_h cluster, const lode_options_t *
     LODE_TRY(start_team(cluster, options));
     LODE_TRY(map_store(cluster, options));
     lode_replica_params_t replica = {.wish = lode_replication_of(lode_options_get(options, "replication"))};
+    lode_gpu_t *gpu = cluster->gpu;
+    if (gpu) {
+        replica.ops = gpu->ops;
+        replica.device = gpu->device;
+        replica.uuid = gpu->info.uuid;
+    }
     return lode_replica_create(cluster, &replica, &cluster->replica);
 }
 
@@ -148,10 +154,11 @@ static void free_parts(lode_cluster_h cluster)
 {
     lode_fabric_h fabric = cluster->fabric; /* handlers may run, and ask for it, until this has returned */
     lode_replica_part(cluster->replica);
-    lode_gpu_close(cluster);
+    lode_gpu_part(cluster);
     if (fabric)
         lode_fabric_destroy(&fabric);
     lode_replica_destroy(&cluster->replica);
+    lode_gpu_close(cluster);
     lode_step_state_destroy(&cluster->step);
     lode_team_destroy(&cluster->team);
     if (cluster->store)

@@ -120,9 +120,13 @@ static lode_status_t try_device(lode_cluster_h cluster, const lode_options_t *op
     gpu->cluster = cluster;
     cluster->gpu = gpu;
     lode_status_t status = open_device(gpu, options);
-    if (status != LODE_OK)
-        lode_gpu_close(cluster);
-    return status;
+    if (status == LODE_OK)
+        return LODE_OK;
+    char message[512]; /* parting may fail too, in its own words */
+    snprintf(message, sizeof message, "%s", lode_error_message());
+    lode_gpu_part(cluster);
+    lode_gpu_close(cluster);
+    return lode_fail(status, "%s", message);
 }
 
 lode_status_t lode_gpu_open(lode_cluster_h cluster, const lode_options_t *options)
@@ -239,12 +243,12 @@ static void unpin_memory(lode_gpu_t *gpu)
         gpu->ops->unpin(gpu->device, lode_fabric_arena(gpu->cluster->fabric));
 }
 
-void lode_gpu_close(lode_cluster_h cluster)
+void lode_gpu_part(lode_cluster_h cluster)
 {
     lode_gpu_t *gpu = cluster->gpu;
-    if (!gpu)
+    if (!gpu || !gpu->device)
         return;
-    if (gpu->device) {
+    if (lode_gpu_enter(gpu) == LODE_OK) {
         lode_gpu_settle(gpu);
         lode_gpu_mirrors_free(gpu);
         free_working_memory(gpu);
@@ -255,8 +259,15 @@ void lode_gpu_close(lode_cluster_h cluster)
             gpu->ops->event_destroy(gpu->busy);
         if (gpu->stream)
             gpu->ops->stream_destroy(gpu->stream);
-        gpu->ops->close(&gpu->device);
+        lode_gpu_leave(gpu);
     }
+}
+
+void lode_gpu_close(lode_cluster_h cluster)
+{
+    lode_gpu_t *gpu = cluster->gpu;
+    if (gpu && gpu->device)
+        gpu->ops->close(&gpu->device);
     free(gpu);
     cluster->gpu = NULL;
 }
@@ -311,7 +322,7 @@ static lode_status_t make_clocks(lode_gpu_t *gpu)
     return LODE_OK;
 }
 
-lode_status_t lode_gpu_prepare_format(lode_gpu_t *gpu, lode_format_t format)
+static lode_status_t prepare_format(lode_gpu_t *gpu, lode_format_t format)
 {
     lode_device_info_t now;
     uint64_t bytes, asked;
@@ -345,4 +356,12 @@ lode_status_t lode_gpu_prepare_format(lode_gpu_t *gpu, lode_format_t format)
     if (asked && !sets)
         lode_warn("%s: steps go on without a cache of %s records", gpu->info.name, lode_format_name(format));
     return gpu->caches[format].slots ? clear_cache(gpu, &gpu->caches[format]) : LODE_OK;
+}
+
+lode_status_t lode_gpu_prepare_format(lode_gpu_t *gpu, lode_format_t format)
+{
+    LODE_TRY(lode_gpu_enter(gpu));
+    lode_status_t status = prepare_format(gpu, format);
+    lode_gpu_leave(gpu);
+    return status;
 }

@@ -139,6 +139,7 @@ typedef struct lode_gpu {
     lode_device_event_t busy;    /**< passed when the latest step has run */
     lode_device_stream_t latest; /**< the stream of that step */
     bool in_step, stepped, captured;
+    int device_before; /**< the caller's, while a step runs */
     bool arena_pinned, landing_pinned;
     uint32_t copies_from[LODE_GPU_FORMATS]; /**< records from which on the copy engine gathers; UINT32_MAX: never */
     bool copies;                            /**< it does for some format: then addresses are in pinned memory */
@@ -193,7 +194,9 @@ lode_status_t lode_gpu_check_options(const lode_options_t *options);
 lode_status_t lode_gpu_open(lode_cluster_h cluster, const lode_options_t *options);
 /** Fill in what is said of the device; "" without one. */
 void lode_gpu_query(lode_cluster_h cluster, lode_cluster_info_t *info);
-/** Before the fabric goes: its memory is pinned here. */
+/** Before the fabric goes, whose memory is pinned here: all but the device itself. */
+void lode_gpu_part(lode_cluster_h cluster);
+/** After all that borrowed the device. */
 void lode_gpu_close(lode_cluster_h cluster);
 /** Make the cache of a format, as large as there is room for. */
 lode_status_t lode_gpu_prepare_format(lode_gpu_t *gpu, lode_format_t format);
@@ -272,6 +275,9 @@ void lode_gpu_fetch_abandon(lode_step_state_t *step);
 
 /* ------------------------------------------------------------ device_step.c */
 
+/** Be the thread's device from here to lode_gpu_leave(): what runs kernels or copies on the device's own stream. */
+lode_status_t lode_gpu_enter(lode_gpu_t *gpu);
+void lode_gpu_leave(lode_gpu_t *gpu);
 /** Begin a step on @p cuda_stream, or with @p wait on the device's own. */
 lode_status_t lode_gpu_begin(lode_step_state_t *step, void *cuda_stream, bool wait);
 /** Whose memory the streams' tensors are; refuses what the step cannot take, and makes k and v readable here. */

@@ -24,6 +24,17 @@ static lode_status_t note_time(lode_gpu_t *gpu, int what)
 
 /* -------------------------------------------------------------------- begin */
 
+lode_status_t lode_gpu_enter(lode_gpu_t *gpu)
+{
+    LODE_GPU_TRY(gpu, "becoming the thread's device", gpu->ops->enter(gpu->device, &gpu->device_before));
+    return LODE_OK;
+}
+
+void lode_gpu_leave(lode_gpu_t *gpu)
+{
+    gpu->ops->leave(gpu->device, gpu->device_before);
+}
+
 lode_status_t lode_gpu_begin(lode_step_state_t *step, void *cuda_stream, bool wait)
 {
     lode_gpu_t *gpu = step->cluster->gpu;
@@ -32,6 +43,7 @@ lode_status_t lode_gpu_begin(lode_step_state_t *step, void *cuda_stream, bool wa
     plan->capturing = false;
     if (!wait)
         LODE_GPU_TRY(gpu, "lode_step_enqueue", gpu->ops->stream_check(gpu->device, plan->stream, &plan->capturing));
+    LODE_TRY(lode_gpu_enter(gpu));
     gpu->in_step = true;
     plan->waits = plan->timed = wait;
     plan->parts_count = plan->folds = 0;
@@ -403,6 +415,7 @@ static lode_status_t end_step(lode_step_state_t *step, bool look)
     lode_gpu_plan_t *plan = &gpu->plan;
     if (plan->capturing) {
         gpu->in_step = false;
+        lode_gpu_leave(gpu);
         return LODE_OK;
     }
     LODE_GPU_TRY(gpu, "the end of a step", gpu->ops->event_record(plan->ticket->done, plan->stream));
@@ -421,6 +434,7 @@ static lode_status_t end_step(lode_step_state_t *step, bool look)
     if (plan->timed)
         LODE_TRY(book_times(step));
     gpu->in_step = false;
+    lode_gpu_leave(gpu);
     return LODE_OK;
 }
 
@@ -448,21 +462,19 @@ void lode_gpu_abandon(lode_step_state_t *step)
     if (!gpu->in_step)
         return;
     gpu->in_step = false;
-    if (gpu->plan.capturing)
-        return;
-    if (gpu->ops->stream_wait(gpu->plan.stream) != LODE_OK)
-        lode_debug("after a step that failed: %s", gpu->ops->error());
-    lode_gpu_fetch_abandon(step);
+    if (!gpu->plan.capturing) {
+        if (gpu->ops->stream_wait(gpu->plan.stream) != LODE_OK)
+            lode_debug("after a step that failed: %s", gpu->ops->error());
+        lode_gpu_fetch_abandon(step);
+    }
+    lode_gpu_leave(gpu);
 }
 
 /* ---------------------------------------------------------------- selection */
 
-lode_status_t lode_gpu_bring_selection(lode_step_state_t *step)
+static lode_status_t copy_selection(lode_step_state_t *step, lode_device_stream_t stream)
 {
     lode_gpu_t *gpu = step->cluster->gpu;
-    if (gpu->selection == step->serial || step->stream_count == 0)
-        return LODE_OK;
-    lode_device_stream_t stream = gpu->in_step ? gpu->plan.stream : gpu->stream;
     LODE_TRY(lode_buffer_reserve(&step->tokens, step->token_count * sizeof(uint32_t)));
     if (!gpu->in_step && gpu->stepped)
         LODE_GPU_TRY(gpu, "what was chosen", gpu->ops->event_wait(gpu->busy));
@@ -470,6 +482,21 @@ lode_status_t lode_gpu_bring_selection(lode_step_state_t *step)
         LODE_GPU_TRY(gpu, "what was chosen",
                      gpu->ops->copy(stream, step->tokens.data, gpu->tokens.data, step->token_count * sizeof(uint32_t)));
     LODE_GPU_TRY(gpu, "what was chosen", gpu->ops->stream_wait(stream));
-    gpu->selection = step->serial;
     return LODE_OK;
+}
+
+lode_status_t lode_gpu_bring_selection(lode_step_state_t *step)
+{
+    lode_gpu_t *gpu = step->cluster->gpu;
+    if (gpu->selection == step->serial || step->stream_count == 0)
+        return LODE_OK;
+    bool within = gpu->in_step; /* then the step has entered the device */
+    if (!within)
+        LODE_TRY(lode_gpu_enter(gpu));
+    lode_status_t status = copy_selection(step, within ? gpu->plan.stream : gpu->stream);
+    if (!within)
+        lode_gpu_leave(gpu);
+    if (status == LODE_OK)
+        gpu->selection = step->serial;
+    return status;
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Whole steps on an emulated GPU beside the same steps on the CPU, by ranks that share the device: formats, landmarks,
- * policies, tails, caches, rounds, growth, drops, lost pages, graphs, and what is refused. One program, since joining is
- * what takes longest.
+ * policies, tails, caches, rounds, growth, drops, lost pages, graphs, and what is refused. One program, since joining
+ * is what takes longest.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "attend/device.h"
-#include "emulator/emulator.h"
+#include "tests/emulator/emulator.h"
 #include "tests/multi/steps.h"
 
 enum { LAYERS = 2, QUERY_HEADS = 4, KV_HEADS = 2, GROUP = 2, DIM = 64, ROWS_MOST = 8, BLOCKS_MOST = 4 };
@@ -27,11 +27,11 @@ static uint64_t seed = 1;
             fprintf(stderr, "; last error: %s\n", lode_error_message());           \
         }                                                                          \
     } while (0)
-#define REFUSED(call, status, words)                                                                              \
-    do {                                                                                                          \
-        lode_status_t got_ = (call);                                                                              \
+#define REFUSED(call, status, words)                                                                               \
+    do {                                                                                                           \
+        lode_status_t got_ = (call);                                                                               \
         CHECK(got_ == (status) && strstr(lode_error_message(), words), "%s, not \"%s\"", lode_status_string(got_), \
-              words);                                                                                             \
+              words);                                                                                              \
     } while (0)
 
 static const lode_geometry_t geometry = {
@@ -309,7 +309,8 @@ static void writes_and_growth(lode_cluster_h cluster)
     lode_gpu_t *gpu = cluster->gpu;
     lode_block_h block = make_block(cluster, LODE_FORMAT_BF16, "landmark2", 100);
     lode_policy_t policy = {.merge = LODE_MERGE_MEAN, .budget_tokens = 40, .window = 8};
-    lode_view_h view = make_view(cluster, &block, 1, NULL, 0, policy), reads = make_view(cluster, &block, 1, NULL, -1, policy);
+    lode_view_h view = make_view(cluster, &block, 1, NULL, 0, policy),
+                reads = make_view(cluster, &block, 1, NULL, -1, policy);
     enum { T = 7 };
     static float q[T * Q], k[T * KV], v[T * KV];
     void *there;
@@ -580,7 +581,8 @@ static void lost_pages(lode_cluster_h cluster)
                                {views[1], 2, LODE_POSITION_END, LODE_FP32, q}};
     for (int turn = 0; turn < 2; turn++) {
         both(cluster, 0, streams, 2, true, "lost pages");
-        CHECK(on_device.stats.records_lost == 2 * 64 * KV_HEADS && on_device.share[0] > 0);
+        CHECK(on_device.stats.records_lost == 2 * 64 * KV_HEADS && on_device.share[0] > 0, "%llu lost, %g",
+              (unsigned long long)on_device.stats.records_lost, on_device.share[0]);
     }
     float out[2 * Q];
     lode_stream_t stream = {views[2], 2, LODE_POSITION_END, LODE_FP32, q, .out = out};
