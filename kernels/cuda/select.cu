@@ -1031,7 +1031,9 @@ __global__ void __launch_bounds__(THREADS, 2)
 size_t select_scratch(uint32_t choices, uint32_t most)
 {
     layout_t layout = layout_of(most);
-    return layout.tiles == 1 ? 0 : choices * layout.bytes;
+    if (layout.tiles == 1)
+        return sizeof(state_t); /* none is used, but nobody likes to allocate 0 bytes */
+    return choices * layout.bytes;
 }
 
 lode_status_t select_tokens(lode_device_stream_t stream, const lode_device_choice_t *choices, uint32_t n,
