@@ -25,9 +25,10 @@
  *  - More than four queries: the same codes, which are in registers, for the next four.
  *
  * nvcc 13.0 for sm_90 makes 170, 128, 125 and 108 instructions a tile of that (D 128, 8 to 1 bit, up to four queries),
- * 16, 8, 8 and 8 of them products of m16n8k32, 8 cycles each at the full rate of mma, 16 at half of it; no spills, at
- * most 96 registers (1 bit: 120). So memory should bound it; 1 bit with a single query is close, 108 of 131 cycles.
- * Sixteen queries take 660, 480, 460 and 400 instructions while memory takes 1160, 777, 586 and 490 cycles.
+ * 16, 8, 8 and 8 of them products of m16n8k32, 8 cycles each at the full rate of mma, 16 at half of it; no spills (for
+ * sm_100 a few, HIGGS above all), at most 96 registers (1 bit: 120). So memory should bound it; 1 bit with a single
+ * query is close, 108 of 131 cycles. Sixteen queries take 660, 480, 460 and 400 instructions while memory takes 1160,
+ * 777, 586 and 490 cycles.
  *
  * Bytes in flight. 4.8 TB/s in 0.7 µs are 25 KB a processor, and queues need more. 16 (1 bit) or 20 warps with a batch
  * of 4 KiB each, all loads before the first use, have 64 or 80 KB under way when all wait, and may compute more than
@@ -71,8 +72,8 @@ template <lode_landmark_codec_t CODEC, uint32_t BITS, uint32_t DIM> struct shape
     static constexpr uint32_t query_bytes = sizeof(lode_prepared_t) + 2 * part_bytes;
     static constexpr uint32_t b_count = part_bytes / 16; /* registers a lane for its share of a column */
     /* Blocks on a multiprocessor, as many as there are registers for. */
-    static constexpr uint32_t roomy = CODEC == LODE_LANDMARK_HIGGS || BITS == 1 || tiles >= 8 ? 4 : 5;
-    static constexpr uint32_t least_blocks = loads >= 32 ? 2 : loads >= 16 ? (b_count >= 32 ? 3 : 4) : roomy;
+    static constexpr uint32_t light = CODEC == LODE_LANDMARK_HIGGS || BITS == 1 || tiles >= 8 || b_count >= 16 ? 4 : 5;
+    static constexpr uint32_t least_blocks = loads >= 32 ? 2 : b_count >= 32 ? 3 : loads >= 16 ? 4 : light;
 };
 
 __device__ __forceinline__ float bf16_low(uint32_t pair)
