@@ -7,7 +7,7 @@
  * g = lane / 4 and t = lane % 4:
  *  - bytes (m16n8k32): byte i of a[] is A[g + 8·(i/4 odd)][4t + i%4 + 16·(i ≥ 8)], byte i of b[] is
  *    B[4t + i%4 + 16·(i ≥ 4)][g];
- *  - bf16 (m16n8k16): half i of a[] is A[g + 8·(i/2 odd)][2t + i%2 + 8·(i ≥ 4)], half i of b[] is
+ *  - bf16 and fp16 (m16n8k16): half i of a[] is A[g + 8·(i/2 odd)][2t + i%2 + 8·(i ≥ 4)], half i of b[] is
  *    B[2t + i%2 + 8·(i ≥ 2)][g];
  *  - both: d[i] is D[g + 8·(i ≥ 2)][2t + i%2].
  * All 32 lanes must call them together.
@@ -31,6 +31,10 @@ __device__ inline void lode_mma_u8s8(int32_t d[4], const uint32_t a[4], const ui
 __device__ inline void lode_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
     lode_emulate_mma_bf16(d, a, b);
+}
+__device__ inline void lode_mma_fp16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    lode_emulate_mma_fp16(d, a, b);
 }
 __device__ inline void lode_ldmatrix_x4(uint32_t r[4], const void *row)
 {
@@ -56,9 +60,9 @@ template <int N> __device__ inline void lode_copy_async_wait()
 {
     lode_emulate_copy_wait(N);
 }
-__device__ inline uint32_t lode_bf16x2_mul(uint32_t a, uint32_t b)
+__device__ inline uint32_t lode_fp16x2(float low, float high)
 {
-    return lode_emulate_bf16x2_mul(a, b);
+    return lode_emulate_fp16(low) | lode_emulate_fp16(high) << 16;
 }
 __device__ inline uint4 lode_load_stream(const uint4 *from)
 {
@@ -112,6 +116,15 @@ __device__ __forceinline__ void lode_mma_bf16(float d[4], const uint32_t a[4], c
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/** The same of fp16. */
+__device__ __forceinline__ void lode_mma_fp16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 /** Four 8×8 matrices of 16-bit elements in shared memory: lanes 8i … 8i+7 give the rows of matrix i, which is r[i]. */
 __device__ __forceinline__ void lode_ldmatrix_x4(uint32_t r[4], const void *row)
 {
@@ -160,11 +173,11 @@ template <int N> __device__ __forceinline__ void lode_copy_async_wait()
     asm volatile("cp.async.wait_group %0;" : : "n"(N) : "memory");
 }
 
-/** Products of two pairs of bf16, each rounded to nearest even, subnormal numbers as any others. */
-__device__ __forceinline__ uint32_t lode_bf16x2_mul(uint32_t a, uint32_t b)
+/** Two floats as fp16, rounded to nearest even. */
+__device__ __forceinline__ uint32_t lode_fp16x2(float low, float high)
 {
-    uint32_t d; /* adding -0 changes nothing */
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(0x80008000u));
+    uint32_t d;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
     return d;
 }
 

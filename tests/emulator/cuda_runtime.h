@@ -122,6 +122,7 @@ uint32_t lode_emulate_lane(void);
 void lode_emulate_yield(void);
 void lode_emulate_mma_8(int32_t d[4], const uint32_t a[4], const uint32_t b[2], bool a_signed);
 void lode_emulate_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void lode_emulate_mma_fp16(float d[4], const uint32_t a[4], const uint32_t b[2]);
 void lode_emulate_ldmatrix(uint32_t r[4], const void *row, bool transposed);
 void lode_emulate_copy_async(void *to, const void *from, uint32_t bytes);
 void lode_emulate_copy_commit(void);
@@ -470,16 +471,17 @@ static inline float __uint_as_float(unsigned x)
 {
     return lode_emulated_bits<float>(x);
 }
-/** The product of two bf16 is exact in a float; so is what comes of it, rounded once. */
-static inline unsigned lode_emulate_bf16x2_mul(unsigned a, unsigned b)
+/** As the hardware rounds to fp16: to nearest even, subnormal numbers as any others. */
+static inline unsigned lode_emulate_fp16(float x)
 {
-    unsigned halves[2];
-    for (int i = 0; i < 2; i++) {
-        unsigned x = __float_as_uint(__uint_as_float(a >> 16 * i << 16) * __uint_as_float(b >> 16 * i << 16));
-        bool nan = (x & 0x7fffffffu) > 0x7f800000u;
-        halves[i] = nan ? 0x7fff : (x + 0x7fffu + (x >> 16 & 1)) >> 16;
-    }
-    return halves[0] | halves[1] << 16;
+    unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000)
+        return 0x7fff;
+    if (magnitude >= 0x477ff000) /* 65520 and more */
+        return sign | 0x7c00;
+    if (magnitude < 0x38800000) /* a multiple of 2^-24, as which it may come to 2^-14 */
+        return sign | (unsigned)nearbyintf(__uint_as_float(magnitude) * 16777216.0f);
+    return sign | (magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13;
 }
 static inline float __int_as_float(int x)
 {

@@ -375,6 +375,7 @@ struct product {
     float *df;
     const uint32_t *a, *b;
     bool a_signed;
+    double (*half)(const uint32_t *words, uint32_t i);
 };
 
 template <class T> T *all_lanes(void *const lanes[32], const char *what, uint32_t lane)
@@ -422,21 +423,29 @@ double bf16_of(const uint32_t *words, uint32_t i)
     return __uint_as_float((words[i / 2] >> 16 * (i % 2) & 0xffff) << 16);
 }
 
+double fp16_of(const uint32_t *words, uint32_t i)
+{
+    uint32_t half = words[i / 2] >> 16 * (i % 2), magnitude = half & 0x7fff;
+    /* in a float's fields the exponent is 112 too small */
+    double x = magnitude < 0x7c00 ? __uint_as_float(magnitude << 13) * 0x1p112 : magnitude > 0x7c00 ? NAN : INFINITY;
+    return half & 0x8000 ? -x : x;
+}
+
 /*
  * m16n8k16: element i (0 … 7) of a lane's A is row g (+8 if i/2 is odd), column 2t + i%2 (+8 if i ≥ 4); element i
  * (0 … 3) of B row 2t + i%2 (+8 if i ≥ 2), column g; D as above. How the hardware rounds the sum is its own affair;
  * here it is summed in double and rounded once.
  */
-void product_bf16(uint32_t, void *const lanes[32])
+void product_halves(uint32_t, void *const lanes[32])
 {
     static double a[16][16], b[16][8], d[16][8];
     for (uint32_t l = 0; l < 32; l++) {
-        const product *p = all_lanes<product>(lanes, "lode_mma_bf16", l);
+        const product *p = all_lanes<product>(lanes, "lode_mma", l);
         uint32_t g = l / 4, t = l % 4;
         for (uint32_t i = 0; i < 8; i++)
-            a[g + (i / 2 % 2) * 8][2 * t + i % 2 + (i / 4) * 8] = bf16_of(p->a, i);
+            a[g + (i / 2 % 2) * 8][2 * t + i % 2 + (i / 4) * 8] = p->half(p->a, i);
         for (uint32_t i = 0; i < 4; i++)
-            b[2 * t + i % 2 + (i / 2) * 8][g] = bf16_of(p->b, i);
+            b[2 * t + i % 2 + (i / 2) * 8][g] = p->half(p->b, i);
         for (uint32_t i = 0; i < 4; i++)
             d[g + (i / 2) * 8][2 * t + i % 2] = p->df[i];
     }
@@ -475,14 +484,20 @@ void load_matrices(uint32_t, void *const lanes[32])
 
 void lode_emulate_mma_8(int32_t d[4], const uint32_t a[4], const uint32_t b[2], bool a_signed)
 {
-    product p = {d, NULL, a, b, a_signed};
+    product p = {d, NULL, a, b, a_signed, NULL};
     lode_emulate_warp(0xffffffffu, a_signed ? "lode_mma_s8" : "lode_mma_u8s8", product_8, &p);
 }
 
 void lode_emulate_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    product p = {NULL, d, a, b, false};
-    lode_emulate_warp(0xffffffffu, "lode_mma_bf16", product_bf16, &p);
+    product p = {NULL, d, a, b, false, bf16_of};
+    lode_emulate_warp(0xffffffffu, "lode_mma_bf16", product_halves, &p);
+}
+
+void lode_emulate_mma_fp16(float d[4], const uint32_t a[4], const uint32_t b[2])
+{
+    product p = {NULL, d, a, b, false, fp16_of};
+    lode_emulate_warp(0xffffffffu, "lode_mma_fp16", product_halves, &p);
 }
 
 void lode_emulate_ldmatrix(uint32_t r[4], const void *row, bool transposed)
