@@ -1,4 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Exact attention over records that lie anywhere in device memory, and merging of its parts. Never run on a GPU: what
+ * is said of speed here is counted, from the source and the machine code for sm_90, not measured.
+ *
+ * A block takes one split of one (row, KV head). Its warps work alone, each on a contiguous share of the split's
+ * tokens, with a running softmax of its own; they meet once, at the end. So no barrier stands in the way of loads. A
+ * warp goes over its share in batches of 32 tokens, a lane each, in a pipeline of three: tokens of the list, their
+ * masks, places. While it attends over one batch, those of the next three are under way. Records found are brought by
+ * cp.async, 16 bytes a lane, to a ring of tiles of 16 records; a tile of fewer closes where the angles change, so tiles
+ * under different rotations are in the ring at once, and the query is rotated anew only when one of other angles comes
+ * out.
+ *
+ * Products are of the tensor cores (m16n8k16). Queries are A; a group of up to 8 leaves half of its 16 rows free, and
+ * there goes what rounding left of the queries, later of the weights: so both count 16 to 21 bits, for nothing. Groups
+ * of 9 to 16 pay a second product. Codes are B as they are, scales go to logits and weights: bf16 by bf16; fp8 and
+ * HIGGS by fp16, in which e4m3 is exact and a grid point 2^-12 off. fp16 has no range, so queries and values' scales
+ * are brought near 1 by powers of two.
+ *
+ * A record at D = 128, narrow, by the machine code (a tile's share, then copies and look-up):
+ *
+ *  - bf16:  520 bytes (528 apart), 2 mma,  9 + 17 instructions
+ *  - fp8:   264 bytes (272 apart), 2 mma, 26 + 11; 14 to dequantise: a shift and two masks for two codes
+ *  - HIGGS: 136 bytes (144 apart), 2 mma, 27 +  9; 14 to dequantise: shift, mask and load for a pair, then a byte
+ *           permute for V's
+ *
+ * An H200's multiprocessor has 21 bytes of its 4.8 TB/s a clock (132 at 1.75 GHz) and issues 4 instructions, so 100, 52
+ * and 28 in a record's time: bf16 is bound by memory, fp8 uses 0.7 of what can be issued, and HIGGS would need 1.3
+ * times what there is, so that 0.75 of device read is the most; an H100 has 15 bytes a clock. mma take 4 of 7 clocks at
+ * worst. Bytes under way: 4.8 TB/s times 0.7 µs are 25 KB a multiprocessor; the rings of 12 warps (D up to 128) have 50
+ * to 200 KB. Shared memory: a record is written once and read once; the odd number of its 16-byte pieces keeps rows of
+ * a tile in different banks; the HIGGS grid has a copy a lane (32 KB a block), as random look-ups of 32 lanes in one
+ * copy would wait 3 to 4 times.
+ *
+ * Not done: rows of a prefill that attend over the same records do not share them; each reads its own through L2. Parts
+ * of few tokens under different angles make part-filled tiles, which cost as much as full ones.
+ *
+ * A plain form (FMA in fp32, a few records a warp) would serve nothing that this does not: all formats, D and groups go
+ * here. At group 4 and D 128 it takes 32 FMA a lane and record beside the dequantising, and reduces logits by shuffles.
+ */
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/warp.h"
 #include "kernels/internal.h"
@@ -9,7 +48,7 @@ namespace
 constexpr uint32_t TILE = 16;                /* records that a warp attends over at once: the k of a product with V */
 constexpr uint32_t MOST_WARPS = 4;           /* of a block */
 constexpr uint32_t MOST_SHARED = 99 << 10;   /* bytes a block; what compute capability 8.6 and 8.9 allow */
-constexpr uint32_t BLOCKS_PER_PROCESSOR = 2; /* that splits are made for: one wave, whatever the format */
+constexpr uint32_t BLOCKS_PER_PROCESSOR = 3; /* that splits are made for: what fits of D 64 and 128 */
 constexpr uint32_t LEAST_TOKENS = 2 * TILE;  /* of a warp's share */
 constexpr float WEIGHT_UNIT = 8192;        /* weights are multiplied by it so that small ones are normal fp16 numbers */
 constexpr uint32_t NO_ANGLES = UINT32_MAX; /* as in lode_device_part_t */
@@ -68,7 +107,7 @@ __device__ __forceinline__ float exact_scale(float most, float *back)
     return __uint_as_float((254 - exponent) << 23);
 }
 
-/* fp8 codes, each the upper byte of a half, as two fp16, FP8_UNIT times too small: shifted into their fields. */
+/* fp8 codes in the upper bytes of both halves as two fp16, FP8_UNIT times too small: shifted into their fields. */
 constexpr float FP8_UNIT = 256;
 __device__ __forceinline__ uint32_t fp8_halves(uint32_t x)
 {
@@ -76,10 +115,10 @@ __device__ __forceinline__ uint32_t fp8_halves(uint32_t x)
 }
 
 /* The lane's own copy of a pair of the grid, in its own bank: no two lanes ever meet. */
-__device__ __forceinline__ uint32_t grid_pair(const uint32_t *table, uint32_t codes, uint32_t which)
+__device__ __forceinline__ uint32_t grid_pair(const uint8_t *table, uint32_t lane, uint32_t codes, uint32_t which)
 {
     uint32_t offset = (which ? codes >> (8 * which - 7) : codes << 7) & 0x7f80u; /* 128 bytes a code */
-    return *(const uint32_t *)((const uint8_t *)table + offset);
+    return *(const uint32_t *)(table + (offset | 4 * lane));
 }
 
 /* 1/sqrt(D) as a Hadamard transform of the reference has it. */
@@ -288,7 +327,7 @@ template <lode_format_t F, uint32_t DIM, bool TWO> struct warp_t {
     uint4 *query;          /* fragments in shared memory: [step (then once more for the second product)][lane] */
     const uint8_t **batch; /* (32) records to be brought */
     uint2 *about;          /* (STAGES) number of records, angles */
-    const uint32_t *table; /* the lane's own */
+    const uint8_t *table;
     uint32_t lane;
     uint32_t head, tail; /* stages: being filled, to be attended over next */
     uint32_t ahead;      /* complete and not attended over */
@@ -310,7 +349,7 @@ __device__ __forceinline__ uint32_t query_coordinate(uint32_t step, uint32_t e, 
     if (FORMAT == LODE_FORMAT_BF16)
         return 16 * step + 8 * (e / 2) + 2 * j + e % 2;
     if (FORMAT == LODE_FORMAT_FP8)
-        return 16 * step + 4 * j + e;
+        return 16 * step + 4 * j + e % 2 * 2 + e / 2;
     return 32 * (step / 2) + 8 * j + 4 * (step % 2) + e;
 }
 
@@ -439,14 +478,14 @@ template <class W> __device__ __forceinline__ void multiply_keys(const W &w, con
         } else if (W::FORMAT == LODE_FORMAT_FP8) {
 #pragma unroll
             for (uint32_t i = 0; i < 4; i++) {
-                uint32_t b[2] = {fp8_halves(__byte_perm(r[i], 0, 0x1404)), fp8_halves(__byte_perm(r[i], 0, 0x3424))};
+                uint32_t b[2] = {fp8_halves(r[i] << 8), fp8_halves(r[i])};
                 multiply_query(w, 2 * pair + i % 2, logit[i / 2], b);
             }
         } else {
 #pragma unroll
             for (uint32_t i = 0; i < 8; i++) {
-                uint32_t codes = r[i / 2],
-                         b[2] = {grid_pair(w.table, codes, i % 2 * 2), grid_pair(w.table, codes, i % 2 * 2 + 1)};
+                uint32_t codes = r[i / 2], b[2] = {grid_pair(w.table, w.lane, codes, i % 2 * 2),
+                                                   grid_pair(w.table, w.lane, codes, i % 2 * 2 + 1)};
                 multiply_query(w, 4 * pair + i % 4, logit[i / 4], b);
             }
         }
@@ -481,15 +520,15 @@ __device__ __forceinline__ void multiply_values(W &w, const uint8_t *stage, cons
             if (W::FORMAT == LODE_FORMAT_BF16) {
                 multiply_weights(w, n, upper, lower, first, other);
             } else if (W::FORMAT == LODE_FORMAT_FP8) { /* two tokens' two codes: the even ones, then the odd */
-                multiply_weights(w, 2 * n, upper, lower, fp8_halves(__byte_perm(first, 0, 0x2404)),
-                                 fp8_halves(__byte_perm(other, 0, 0x2404)));
-                multiply_weights(w, 2 * n + 1, upper, lower, fp8_halves(__byte_perm(first, 0, 0x3414)),
-                                 fp8_halves(__byte_perm(other, 0, 0x3414)));
+                multiply_weights(w, 2 * n, upper, lower, fp8_halves(first << 8), fp8_halves(other << 8));
+                multiply_weights(w, 2 * n + 1, upper, lower, fp8_halves(first), fp8_halves(other));
             } else {
 #pragma unroll
                 for (uint32_t code = 0; code < 2; code++) {
-                    uint32_t a = grid_pair(w.table, first, code), b = grid_pair(w.table, first, code + 2);
-                    uint32_t c = grid_pair(w.table, other, code), d = grid_pair(w.table, other, code + 2);
+                    uint32_t a = grid_pair(w.table, w.lane, first, code),
+                             b = grid_pair(w.table, w.lane, first, code + 2);
+                    uint32_t c = grid_pair(w.table, w.lane, other, code),
+                             d = grid_pair(w.table, w.lane, other, code + 2);
                     multiply_weights(w, 4 * n + 2 * code, upper, lower, __byte_perm(a, b, 0x5410),
                                      __byte_perm(c, d, 0x5410));
                     multiply_weights(w, 4 * n + 2 * code + 1, upper, lower, __byte_perm(a, b, 0x7632),
@@ -669,7 +708,7 @@ template <class W> __device__ __forceinline__ void warp_begin(uint8_t *shared, W
 {
     using shape = typename W::shape;
     w.lane = threadIdx.x % 32;
-    w.table = (const uint32_t *)shared + w.lane;
+    w.table = shared;
     w.ring = shared + shape::TABLE + threadIdx.x / 32 * shape::PER_WARP;
     w.query = (uint4 *)(w.ring + shape::STAGES * shape::STAGE);
     w.batch = (const uint8_t **)((uint8_t *)w.query + shape::QUERY);
