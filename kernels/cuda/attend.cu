@@ -13,9 +13,10 @@
  *
  * Products are of the tensor cores (m16n8k16). Queries are A; a group of up to 8 leaves half of its 16 rows free, and
  * there goes what rounding left of the queries, later of the weights: so both count 16 to 21 bits, for nothing. Groups
- * of 9 to 16 pay a second product. Codes are B as they are, scales go to logits and weights: bf16 by bf16; fp8 and
- * HIGGS by fp16, in which e4m3 is exact and a grid point 2^-12 off. fp16 has no range, so queries and values' scales
- * are brought near 1 by powers of two.
+ * of 9 to 16 pay a second product at D = 128; at 64 and 256, where there are none that we know of, two blocks take half
+ * of them each, and read the records twice. Codes are B as they are, scales go to logits and weights: bf16 by bf16; fp8
+ * and HIGGS by fp16, in which e4m3 is exact and a grid point 2^-12 off. fp16 has no range, so queries and values'
+ * scales are brought near 1 by powers of two.
  *
  * A record at D = 128, narrow, by the machine code (a tile's share, then copies and look-up):
  *
@@ -329,6 +330,7 @@ template <lode_format_t F, uint32_t DIM, bool TWO> struct warp_t {
     uint2 *about;          /* (STAGES) number of records, angles */
     const uint8_t *table;
     uint32_t lane;
+    uint32_t first;      /* query of the group that is row 0 */
     uint32_t head, tail; /* stages: being filled, to be attended over next */
     uint32_t ahead;      /* complete and not attended over */
     uint32_t fill, fill_angles;
@@ -419,8 +421,11 @@ __device__ __forceinline__ void prepare(const lode_device_attend_t &a, uint32_t 
     float x[W::D / 4];
 #pragma unroll
     for (uint32_t half = 0; half < W::QUERIES; half++) {
-        load_query<W::FORMAT, W::D>(a, row_head, w.lane / 4 + 8 * half, angles, x);
-        w.back[half] = W::FORMAT == LODE_FORMAT_FP8 ? FP8_UNIT * scale_query(x) : W::FP16 ? scale_query(x) : 1;
+        load_query<W::FORMAT, W::D>(a, row_head, w.first + w.lane / 4 + 8 * half, angles, x);
+        float back = W::FP16 ? scale_query(x) : 1;
+#pragma unroll
+        for (uint32_t i = 0; i < W::QUERIES; i++)
+            w.back[i] = i == half ? (W::FORMAT == LODE_FORMAT_FP8 ? FP8_UNIT : 1) * back : w.back[i];
 #pragma unroll
         for (uint32_t s = 0; s < W::STEPS; s++) {
             const float *e = x + 4 * s;
@@ -704,10 +709,11 @@ __device__ __forceinline__ void bring(const lode_device_attend_t &a, uint32_t ro
 }
 
 /* Lay out a warp's shared memory. */
-template <class W> __device__ __forceinline__ void warp_begin(uint8_t *shared, W &w)
+template <class W> __device__ __forceinline__ void warp_begin(uint8_t *shared, uint32_t first, W &w)
 {
     using shape = typename W::shape;
     w.lane = threadIdx.x % 32;
+    w.first = first;
     w.table = shared;
     w.ring = shared + shape::TABLE + threadIdx.x / 32 * shape::PER_WARP;
     w.query = (uint4 *)(w.ring + shape::STAGES * shape::STAGE);
@@ -721,6 +727,7 @@ template <class W> __device__ __forceinline__ void warp_begin(uint8_t *shared, W
     for (uint32_t i = 0; i < W::QUERIES; i++) {
         w.most[i] = -INFINITY;
         w.sum[i] = 0;
+        w.back[i] = 0;
     }
 #pragma unroll
     for (uint32_t n = 0; n < W::D / 8; n++)
@@ -756,7 +763,7 @@ __device__ __forceinline__ void warp_attend(const lode_device_attend_t &a, uint3
 }
 
 /* Leave what the warp found in shared memory: (rows, D) not normalised, where its records were. */
-template <class W> __device__ __forceinline__ void warp_end(uint32_t group, float *most, float *sum, W &w)
+template <class W> __device__ __forceinline__ void warp_end(uint32_t queries, float *most, float *sum, W &w)
 {
     constexpr float small = !W::FP16 ? 1 : W::FORMAT == LODE_FORMAT_FP8 ? FP8_UNIT / WEIGHT_UNIT : 1 / WEIGHT_UNIT;
     float *out = (float *)w.ring, unit = W::FP16 ? w.unit : 1;
@@ -765,7 +772,7 @@ template <class W> __device__ __forceinline__ void warp_end(uint32_t group, floa
         uint32_t row = w.lane / 4 + 8 * i;
         w.sum[i] += __shfl_xor_sync(~0u, w.sum[i], 1);
         w.sum[i] += __shfl_xor_sync(~0u, w.sum[i], 2);
-        if (row >= group)
+        if (row >= queries)
             continue;
         most[row] = w.most[i];
         sum[row] = w.sum[i];
@@ -803,7 +810,8 @@ template <uint32_t N> __device__ __forceinline__ void hadamard_row(float (&x)[N]
 }
 
 /**
- * A block: one split of one (row, head), its warps on their own until the end, when what they found is put together.
+ * A block: one split of one (row, head) for as many queries as there are rows, its warps on their own until the end,
+ * when what they found is put together.
  */
 template <lode_format_t FORMAT, uint32_t D, bool WIDE>
 __global__ void __launch_bounds__(32 * MOST_WARPS, D <= 128 ? 3 : 2)
@@ -813,7 +821,9 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, D <= 128 ? 3 : 2)
     LODE_SHARED(uint8_t, shared);
     __shared__ float most[MOST_WARPS][LODE_MAX_GROUP], sum[MOST_WARPS][LODE_MAX_GROUP];
     uint32_t warps = blockDim.x / 32, me = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint32_t row_head = blockIdx.x / a.splits, split = blockIdx.x % a.splits;
+    uint32_t rows = shape::ROWS, passes = (a.group + rows - 1) / rows, part = blockIdx.x / passes;
+    uint32_t row_head = part / a.splits, split = part % a.splits;
+    uint32_t first = blockIdx.x % passes * rows, queries = min(a.group - first, rows);
     if (FORMAT == LODE_FORMAT_HIGGS4) {
         for (uint32_t code = me; code < 256; code += warps)
             ((uint32_t *)shared)[32 * code + lane] = grid.pairs[code];
@@ -822,13 +832,13 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, D <= 128 ? 3 : 2)
     {
         warp_t<FORMAT, D, WIDE> w;
         walk_t walk;
-        warp_begin(shared, w);
+        warp_begin(shared, first, w);
         walk_begin(a, row_head, split * warps + me, a.splits * warps, walk);
         warp_attend(a, row_head, walk, w);
-        warp_end(a.group, most[me], sum[me], w);
+        warp_end(queries, most[me], sum[me], w);
     }
     __syncthreads();
-    for (uint32_t row = me; row < a.group; row += warps) {
+    for (uint32_t row = me; row < queries; row += warps) {
         float greatest = -INFINITY, weight = 0, x[D / 32] = {};
         for (uint32_t i = 0; i < warps; i++)
             greatest = fmaxf(greatest, most[i][row]);
@@ -844,7 +854,7 @@ __global__ void __launch_bounds__(32 * MOST_WARPS, D <= 128 ? 3 : 2)
         }
         if (FORMAT == LODE_FORMAT_HIGGS4)
             hadamard_row(x);
-        uint64_t at = (uint64_t)blockIdx.x * a.group + row;
+        uint64_t at = (uint64_t)part * a.group + first + row;
         float inverse = weight > 0 ? 1 / weight : 0;
 #pragma unroll
         for (uint32_t j = 0; j < D / 32; j++)
@@ -865,22 +875,22 @@ lode_status_t launch(lode_device_stream_t stream, const lode_device_attend_t *a,
     constexpr uint32_t WARPS = FIT >= 4 ? 4 : FIT >= 2 ? 2 : 1;
     constexpr uint32_t BYTES = shape::TABLE + WARPS * shape::PER_WARP;
     static_assert(FIT >= 1, "a warp's shared memory is more than a block may have");
+    uint32_t passes = (a->group + shape::ROWS - 1) / shape::ROWS;
     auto attend = attend_kernel<FORMAT, D, WIDE>;
     LODE_CUDA(cudaFuncSetAttribute(attend, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)BYTES));
-    return LODE_LAUNCH(attend, a->row_count * a->heads * a->splits, 32 * WARPS, BYTES, stream, *a, *grid);
+    return LODE_LAUNCH(attend, a->row_count * a->heads * a->splits * passes, 32 * WARPS, BYTES, stream, *a, *grid);
 }
 
 template <lode_format_t FORMAT>
 lode_status_t launch_format(lode_device_stream_t stream, const lode_device_attend_t *a, const grid_t *grid)
 {
-    bool wide = a->group > 8;
     switch (a->dim) {
     case 64:
-        return wide ? launch<FORMAT, 64, true>(stream, a, grid) : launch<FORMAT, 64, false>(stream, a, grid);
-    case 128:
-        return wide ? launch<FORMAT, 128, true>(stream, a, grid) : launch<FORMAT, 128, false>(stream, a, grid);
+        return launch<FORMAT, 64, false>(stream, a, grid);
+    case 128: /* the only dimension that large groups are known of */
+        return a->group > 8 ? launch<FORMAT, 128, true>(stream, a, grid) : launch<FORMAT, 128, false>(stream, a, grid);
     default:
-        return wide ? launch<FORMAT, 256, true>(stream, a, grid) : launch<FORMAT, 256, false>(stream, a, grid);
+        return launch<FORMAT, 256, false>(stream, a, grid);
     }
 }
 
@@ -982,10 +992,9 @@ lode_status_t attend(lode_device_stream_t stream, const lode_device_attend_t *a)
                                 "attention of %u queries of dimension %u: there is 1 to %u, of 64, 128 or 256",
                                 a->group, a->dim, LODE_MAX_GROUP);
     uint64_t blocks = (uint64_t)a->row_count * a->heads * a->splits;
-    if (blocks < 1 || blocks > INT32_MAX)
-        return lode_cuda_refuse(LODE_ERR_INVALID,
-                                "attention of %u rows, %u heads, %u splits: 1 to 2^31 - 1 blocks in all", a->row_count,
-                                a->heads, a->splits);
+    if (blocks < 1 || blocks > INT32_MAX / 2)
+        return lode_cuda_refuse(LODE_ERR_INVALID, "attention of %u rows, %u heads, %u splits: 1 to 2^30 - 1 in all",
+                                a->row_count, a->heads, a->splits);
     grid_t grid = {};
     switch (a->tails ? LODE_FORMAT_BF16 : a->format) {
     case LODE_FORMAT_BF16:
