@@ -153,7 +153,7 @@ static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options,
 static void free_parts(lode_cluster_h cluster)
 {
     lode_fabric_h fabric = cluster->fabric; /* handlers may run, and ask for it, until this has returned */
-    lode_replica_part(cluster->replica);
+    lode_replica_close(cluster->replica);
     lode_gpu_part(cluster);
     if (fabric)
         lode_fabric_destroy(&fabric);

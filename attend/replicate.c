@@ -18,11 +18,11 @@ enum { SLOTS = 8, SLOTS_MOST = 16 };
 #define LEAST_BYTES ((size_t)1 << 20)
 #define DEADLINE_MS 2000
 #define CONNECT_MS 30000
-/* To part in peace. */
-#define PART_NS UINT64_C(2000000000)
 /* How often the thread looks: while a round runs; while none does, for members that are lost. */
 #define BUSY_NS UINT64_C(50000)
 #define IDLE_NS UINT64_C(20000000)
+/* The orderly end, which all ranks come to at about the same time. */
+#define LEAVES "it leaves the cluster"
 #define MAGIC UINT64_C(0x31646e756f72646c)
 
 /* In front of the tiles of a round: what the root sent, to be compared with what was announced. */
@@ -94,6 +94,7 @@ static void report_end(lode_replica_h replica)
     lock(replica);
     bool say = replica->rounds.ended && !replica->reported;
     replica->reported |= say;
+    bool orderly = strstr(replica->rounds.cause, LEAVES) != NULL;
     snprintf(cause, sizeof cause, "%s", replica->rounds.cause);
     if (say) {
         replica->stats.nccl = false;
@@ -101,7 +102,8 @@ static void report_end(lode_replica_h replica)
     }
     unlock(replica);
     if (say)
-        lode_warn("landmarks go to GPUs by their hosts from now on; broadcasts ended: %s", cause);
+        lode_log(orderly ? LODE_LOG_DEBUG : LODE_LOG_WARN,
+                 "landmarks go to GPUs by their hosts from now on; broadcasts ended: %s", cause);
 }
 
 /* Whatever the cause, this rank goes on by the host path. */
@@ -121,13 +123,11 @@ static lode_status_t check_device(lode_replica_h replica, lode_status_t status)
 }
 #define DEVICE(replica, call) LODE_TRY(check_device(replica, (replica)->params.ops->call))
 
-/* What the members of the start have come to; under the lock, which keeps the fabric in place. */
+/* What the members of the start have come to. */
 static void watch_members(lode_replica_h replica, char cause[192])
 {
     lode_fabric_h fabric = replica->cluster->fabric;
     cause[0] = 0;
-    if (replica->parting)
-        return;
     for (uint32_t r = 0; r < replica->ranks; r++)
         if (!lode_fabric_alive(fabric, r)) {
             snprintf(cause, 192, "rank %u is lost", r);
@@ -354,13 +354,7 @@ static void *take_part(void *argument)
     unlock(replica);
     while (status == LODE_OK && go_round(replica))
         ;
-    lock(replica);
-    bool peaceful = status == LODE_OK && !replica->rounds.ended && replica->phase == PHASE_IDLE;
-    unlock(replica);
-    if (peaceful)
-        lode_broadcast_destroy(&replica->broadcast, PART_NS);
-    else
-        lode_broadcast_abort(&replica->broadcast);
+    lode_broadcast_abort(&replica->broadcast);
     return NULL;
 }
 
@@ -528,35 +522,10 @@ lode_status_t lode_replica_create(lode_cluster_h cluster, const lode_replica_par
         return status;
     }
     replica->stats.nccl = replica->nccl;
-    if (!replica->nccl) { /* without a use for slots */
-        stop_thread(replica);
-        close_slots(replica);
-    }
+    if (!replica->nccl) /* without a use for slots */
+        lode_replica_close(replica);
     *out = replica;
     return LODE_OK;
-}
-
-/* Rounds whose tiles are to come from this rank's store. */
-static bool owes_rounds(const lode_rounds_t *rounds, uint32_t rank)
-{
-    bool owes = rounds->running;
-    for (uint32_t i = 0; i < LODE_ROUNDS_AHEAD; i++)
-        owes |= rounds->here[i] && rounds->ahead[i].root == rank;
-    return owes && !rounds->ended;
-}
-
-void lode_replica_part(lode_replica_h replica)
-{
-    if (!replica)
-        return;
-    lock(replica);
-    uint64_t until = lode_now_ns() + replica->params.deadline_ms * UINT64_C(2000000);
-    while (owes_rounds(&replica->rounds, replica->rank) && lode_now_ns() < until)
-        rest(replica, BUSY_NS);
-    if (owes_rounds(&replica->rounds, replica->rank))
-        lode_rounds_end(&replica->rounds, "this rank leaves");
-    replica->parting = true;
-    unlock(replica);
 }
 
 void lode_replica_destroy(lode_replica_h *handle)
@@ -564,7 +533,7 @@ void lode_replica_destroy(lode_replica_h *handle)
     lode_replica_h replica = *handle;
     if (!replica)
         return;
-    stop_thread(replica);
+    stop_thread(replica); /* of one that was not closed: it did not come to rounds */
     close_slots(replica);
     pthread_cond_destroy(&replica->bell);
     pthread_mutex_destroy(&replica->lock);
@@ -673,6 +642,20 @@ static void tell_end(lode_replica_h replica)
     call.rounds_end = &message;
     call_all(replica, &call, &answers);
     lode_fabric_calls_wait(replica->cluster->fabric);
+}
+
+void lode_replica_close(lode_replica_h replica)
+{
+    if (!replica)
+        return;
+    lock(replica);
+    if (lode_rounds_end(&replica->rounds, "%s", LEAVES))
+        replica->reported = true;
+    unlock(replica);
+    if (replica->nccl)
+        tell_end(replica);
+    stop_thread(replica);
+    close_slots(replica);
 }
 
 /* Numbers from rank 0. @return false: none; it is busy, or there are no rounds any more */

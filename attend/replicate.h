@@ -66,9 +66,9 @@ typedef struct lode_replica_stats {
  */
 lode_status_t lode_replica_create(struct lode_cluster *cluster, const lode_replica_params_t *params,
                                   lode_replica_h *replica);
-/** The fabric is about to go: from here on it is not asked who lives. NULL is fine. */
-void lode_replica_part(lode_replica_h replica);
-/** Stop taking part, and free; after the fabric, whose handlers ask for it. NULL is fine. */
+/** Stop taking part, and tell the others; give the device's memory back. Before the device and the fabric go. */
+void lode_replica_close(lode_replica_h replica);
+/** Free what is left, after the fabric, whose handlers ask for it. NULL is fine. */
 void lode_replica_destroy(lode_replica_h *replica);
 /** Any thread. */
 void lode_replica_stats(lode_replica_h replica, lode_replica_stats_t *stats);

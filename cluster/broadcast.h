@@ -64,9 +64,7 @@ lode_status_t lode_broadcast_poll(lode_broadcast_h broadcast, bool *ready);
  * ranks, in the same order, with the same bytes and root. Poll until ready: only then is it in the stream.
  */
 lode_status_t lode_broadcast_send(lode_broadcast_h broadcast, uint32_t root, void *buffer, size_t bytes, void *stream);
-/** Give up, whatever is under way: streams get free. Nulls the handle. */
+/** The end, whatever is under way: streams get free. Nulls the handle. */
 void lode_broadcast_abort(lode_broadcast_h *broadcast);
-/** Part in peace: all ranks, nothing is under way. After @p timeout_ns it is an abort. */
-void lode_broadcast_destroy(lode_broadcast_h *broadcast, uint64_t timeout_ns);
 
 #endif

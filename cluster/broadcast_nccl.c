@@ -10,14 +10,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cluster/broadcast.h"
 
 #define LIBRARY "libnccl.so.2"
 /* ncclCommInitRankConfig with blocking = 0, and ncclGetLastError(), are as old as this. */
 #define OLDEST 21400
-#define POLL_US 200
 
 _Static_assert(sizeof(ncclUniqueId) <= sizeof(lode_broadcast_id_t), "an id fits");
 
@@ -36,8 +34,6 @@ static struct {
     ncclResult_t (*init)(ncclComm_t *, int, ncclUniqueId, int, ncclConfig_t *);
     ncclResult_t (*async_error)(ncclComm_t, ncclResult_t *);
     ncclResult_t (*broadcast)(const void *, void *, size_t, ncclDataType_t, int, ncclComm_t, cudaStream_t);
-    ncclResult_t (*finalize)(ncclComm_t);
-    ncclResult_t (*destroy)(ncclComm_t);
     ncclResult_t (*abort)(ncclComm_t);
     const char *(*error_string)(ncclResult_t);
     const char *(*last_error)(ncclComm_t);
@@ -51,8 +47,7 @@ static void load(void)
     } names[] = {
         {"ncclGetVersion", &nccl.get_version},      {"ncclGetUniqueId", &nccl.get_unique_id},
         {"ncclCommInitRankConfig", &nccl.init},     {"ncclCommGetAsyncError", &nccl.async_error},
-        {"ncclBroadcast", &nccl.broadcast},         {"ncclCommFinalize", &nccl.finalize},
-        {"ncclCommDestroy", &nccl.destroy},         {"ncclCommAbort", &nccl.abort},
+        {"ncclBroadcast", &nccl.broadcast},         {"ncclCommAbort", &nccl.abort},
         {"ncclGetErrorString", &nccl.error_string}, {"ncclGetLastError", &nccl.last_error},
     };
     void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL);
@@ -148,26 +143,4 @@ void lode_broadcast_abort(lode_broadcast_h *handle)
     if (broadcast && broadcast->comm)
         nccl.abort(broadcast->comm);
     free(broadcast);
-}
-
-void lode_broadcast_destroy(lode_broadcast_h *handle, uint64_t timeout_ns)
-{
-    lode_broadcast_h broadcast = *handle;
-    uint64_t end = lode_now_ns() + timeout_ns;
-    bool ready = false;
-    if (!broadcast)
-        return;
-    lode_status_t status = NCCL(finalize(broadcast->comm), broadcast->comm);
-    while (status == LODE_OK && !ready && lode_now_ns() < end) {
-        status = lode_broadcast_poll(broadcast, &ready);
-        if (!ready)
-            usleep(POLL_US);
-    }
-    if (!ready) {
-        lode_broadcast_abort(handle);
-        return;
-    }
-    nccl.destroy(broadcast->comm);
-    free(broadcast);
-    *handle = NULL;
 }

@@ -42,9 +42,3 @@ void lode_broadcast_abort(lode_broadcast_h *broadcast)
 {
     *broadcast = NULL;
 }
-
-void lode_broadcast_destroy(lode_broadcast_h *broadcast, uint64_t timeout_ns)
-{
-    (void)timeout_ns;
-    *broadcast = NULL;
-}

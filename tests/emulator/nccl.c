@@ -36,7 +36,7 @@ typedef struct posted {
 } posted_t;
 
 typedef struct shared {
-    _Atomic int joined, left;
+    _Atomic int joined;
     _Atomic uint64_t entered[RANKS]; /* operations that each rank has come to */
     posted_t posted[RANKS][2];       /* a rank is at most one operation ahead of another */
     _Atomic uint64_t filled;         /* chunks, of all operations */
@@ -63,7 +63,7 @@ struct ncclComm {
     char name[64];
     int ranks, rank, polls;
     int references; /* the caller's, and operations in streams */
-    bool connected, finalizing, aborted;
+    bool connected, aborted;
     ncclResult_t error;
     operation_t *next; /* called, not yet in its stream */
     uint64_t operations, chunks;
@@ -253,8 +253,6 @@ EXPORT ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
         comm->connected = !busy;
         if (!busy && comm->rank == 0)
             shm_unlink(comm->name);
-    } else if (comm->finalizing) {
-        busy = atomic_load(&comm->shared->left) < comm->ranks;
     } else if (comm->next) {
         busy = ++comm->polls < POLLS;
         if (!busy) {
@@ -272,8 +270,8 @@ EXPORT ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
 EXPORT ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type, int root,
                                   ncclComm_t comm, cudaStream_t stream)
 {
-    if (!comm->connected || comm->next || comm->finalizing || send != receive || type != ncclUint8 || !stream ||
-        root < 0 || root >= comm->ranks)
+    if (!comm->connected || comm->next || send != receive || type != ncclUint8 || !stream || root < 0 ||
+        root >= comm->ranks)
         return ncclInvalidUsage;
     operation_t *o = calloc(1, sizeof *o);
     if (!o)
@@ -289,19 +287,6 @@ EXPORT ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count,
     comm->polls = 0;
     comm->next = o;
     return ncclInProgress;
-}
-
-EXPORT ncclResult_t ncclCommFinalize(ncclComm_t comm)
-{
-    comm->finalizing = true;
-    atomic_fetch_add(&comm->shared->left, 1);
-    return ncclInProgress;
-}
-
-EXPORT ncclResult_t ncclCommDestroy(ncclComm_t comm)
-{
-    release(comm);
-    return ncclSuccess;
 }
 
 EXPORT ncclResult_t ncclCommAbort(ncclComm_t comm)
