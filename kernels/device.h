@@ -260,6 +260,11 @@ typedef struct lode_device_ops {
     lode_status_t (*open)(uint32_t ordinal, lode_device_h *device);
     void (*close)(lode_device_h *device);
     /**
+     * For a thread of our own that also calls libraries (NCCL): the device is this thread's current one from now on,
+     * and what it asks of CUDA does not disturb other threads' captures.
+     */
+    lode_status_t (*use)(lode_device_h device);
+    /**
      * Make it the calling thread's device: operations that run kernels want that of their stream. Calls that take a
      * device do it themselves.
      * @param[out] before  what leave() puts back: the thread is the caller's

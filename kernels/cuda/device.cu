@@ -128,6 +128,14 @@ static void device_leave(lode_device_h device, int before)
         (void)cudaSetDevice(before);
 }
 
+static lode_status_t device_use(lode_device_h device)
+{
+    enum cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    LODE_CUDA(cudaSetDevice(device->ordinal));
+    LODE_CUDA(cudaThreadExchangeStreamCaptureMode(&mode));
+    return LODE_OK;
+}
+
 static lode_status_t free_bytes(int ordinal, uint64_t *bytes)
 {
     struct lode_device device = {ordinal};
@@ -520,6 +528,7 @@ void lode_cuda_fill_device(lode_device_ops_t *ops)
     ops->query = device_query;
     ops->open = device_open;
     ops->close = device_close;
+    ops->use = device_use;
     ops->enter = device_enter;
     ops->leave = device_leave;
     ops->alloc = device_alloc;
