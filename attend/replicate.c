@@ -325,7 +325,8 @@ static lode_status_t connect_all(lode_replica_h replica)
 {
     uint64_t until = lode_now_ns() + replica->params.connect_ms * UINT64_C(1000000);
     bool ready = false;
-    DEVICE(replica, stream_create(replica->params.device, &replica->stream)); /* and this thread's device is it */
+    DEVICE(replica, use(replica->params.device));
+    DEVICE(replica, stream_create(replica->params.device, &replica->stream));
     DEVICE(replica, event_create(replica->params.device, &replica->passed));
     LODE_TRY(lode_broadcast_create(&replica->id, replica->ranks, replica->rank, &replica->broadcast));
     while (!ready) {

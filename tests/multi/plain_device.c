@@ -40,6 +40,11 @@ static const char *plain_error(void)
     return words;
 }
 
+static lode_status_t plain_use(lode_device_h device)
+{
+    return device == plain_device_handle ? LODE_OK : LODE_ERR_INVALID;
+}
+
 /* ------------------------------------------------------------------- memory */
 
 uint32_t plain_device_left(void)
@@ -206,6 +211,7 @@ static lode_status_t plain_event_done(lode_device_event_t event, bool *done)
 const lode_device_ops_t plain_device = {
     .name = "plain",
     .error = plain_error,
+    .use = plain_use,
     .alloc = plain_alloc,
     .free = plain_free,
     .pinned_alloc = plain_alloc,
