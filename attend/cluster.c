@@ -24,23 +24,51 @@ static lode_status_t agree_on_geometry(lode_cluster_h cluster, const lode_geomet
 
 /* -------------------------------------------------------------------- parts */
 
-/* Ranks that MPI started on this node share its cores unless each was bound to some of its own. A rank that joined
- * later cannot ask the others: it takes it that they share. */
+/* Of this host's ranks, those that share this one's cores: bound to the same, or bound to none of their own. */
+static void count_sharers(lode_cluster_h cluster, const char (*bindings)[256], bool own, lode_team_params_t *params)
+{
+    uint32_t rank = lode_fabric_rank(cluster->fabric);
+    const lode_member_t *members = lode_fabric_members(cluster->fabric);
+    for (uint32_t i = 0; i < lode_fabric_born(cluster->fabric); i++) {
+        bool here = lode_fabric_alive(cluster->fabric, i) && strcmp(members[i].host, members[rank].host) == 0 &&
+                    (!own || strcmp(bindings[i], bindings[rank]) == 0);
+        params->sharers += here;
+        params->share += here && i < rank;
+    }
+}
+
+/* A rank that joined later cannot ask the others: it takes it that all of its host share their cores. */
+static void count_neighbours(lode_cluster_h cluster, lode_team_params_t *params)
+{
+    uint32_t rank = lode_fabric_rank(cluster->fabric);
+    const lode_member_t *members = lode_fabric_members(cluster->fabric);
+    for (uint32_t i = 0; i < lode_fabric_ranks(cluster->fabric); i++) {
+        bool here = lode_fabric_alive(cluster->fabric, i) && strcmp(members[i].host, members[rank].host) == 0;
+        params->sharers += here;
+        params->share += here && i < rank;
+    }
+}
+
+/* Ranks that MPI started on this node share its cores unless each was bound to some of its own. */
 static lode_status_t start_team(lode_cluster_h cluster, const lode_options_t *options)
 {
-    char binding[256];
-    bool same, own = lode_team_binding(binding);
-    uint32_t rank = lode_fabric_rank(cluster->fabric), other;
-    const lode_member_t *members = lode_fabric_members(cluster->fabric);
-    LODE_TRY(lode_fabric_agree(cluster->fabric, binding, sizeof binding, &same, &other));
+    uint32_t born = lode_fabric_born(cluster->fabric);
+    char binding[256], (*bindings)[256] = calloc(born ? born : 1, sizeof *bindings);
     lode_team_params_t params = {.threads = (uint32_t)lode_options_count(options, "threads"),
-                                 .spin_us = (uint32_t)lode_options_count(options, "spin")};
-    for (uint32_t i = 0; i < lode_fabric_ranks(cluster->fabric) && (same || !own); i++) {
-        bool here = lode_fabric_alive(cluster->fabric, i) && strcmp(members[i].host, members[rank].host) == 0;
-        params.sharers += here;
-        params.share += here && i < rank;
-    }
-    lode_status_t status = lode_team_create(&params, &cluster->team);
+                                 .spin_us = (uint32_t)lode_options_count(options, "spin"),
+                                 .within = lode_fabric_near(cluster->fabric)->cores};
+    lode_status_t status = lode_fabric_worst(
+        cluster->fabric, bindings ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %u bindings", born));
+    bool own = lode_team_binding(params.within, binding);
+    if (status == LODE_OK)
+        status = lode_fabric_gather(cluster->fabric, binding, sizeof binding, bindings);
+    if (status == LODE_OK && born)
+        count_sharers(cluster, (const char(*)[256])bindings, own, &params);
+    else if (status == LODE_OK)
+        count_neighbours(cluster, &params);
+    free(bindings);
+    LODE_TRY(status);
+    status = lode_team_create(&params, &cluster->team);
     if (status == LODE_OK)
         lode_debug("%u threads for steps, %u of them bound to cores", lode_team_threads(cluster->team),
                    lode_team_bound(cluster->team));

@@ -40,6 +40,8 @@ const lode_option_t lode_library_options[] = {
     {"replication", "auto", LODE_OPTION_CHOICE, "auto|nccl|host", 0, 0,
      "how landmarks get to other GPUs; nccl: broadcasts between them, or an error; host: each from its node's store; "
      "auto: nccl where every rank has a GPU of its own"},
+    {"affinity", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0,
+     "memory and threads of a rank at the NUMA node of its GPU, and the network adapter nearest to it"},
     {"repair-rate", "100MiB", LODE_OPTION_BYTES, NULL, 64 * KIB, 0,
      "bytes a second that a rank copies at most to restore or move replicas, and to fill ranks that joined"},
     {"max-ranks", "0", LODE_OPTION_COUNT, NULL, 0, 4096,

@@ -196,8 +196,18 @@ static hwloc_obj_t next_core(const cores_t *cores, hwloc_obj_t core)
     return core;
 }
 
+/* Of the cores that may be used, those within a set; all of them if there are none in it. */
+static void keep_within(cores_t *cores, const char *within)
+{
+    hwloc_bitmap_t set = hwloc_bitmap_alloc();
+    if (set && within && *within && hwloc_bitmap_sscanf(set, within) == 0 &&
+        hwloc_bitmap_intersects(set, cores->allowed))
+        hwloc_bitmap_and(cores->allowed, cores->allowed, set);
+    hwloc_bitmap_free(set);
+}
+
 /* A machine that hwloc cannot read counts as one core. */
-static void cores_find(cores_t *cores)
+static void cores_find(cores_t *cores, const char *within)
 {
     *cores = (cores_t){.count = 1, .of_machine = 1, .allowed = hwloc_bitmap_alloc()};
     if (!cores->allowed || hwloc_topology_init(&cores->topology) < 0) {
@@ -207,6 +217,7 @@ static void cores_find(cores_t *cores)
     if (hwloc_topology_load(cores->topology) < 0 ||
         hwloc_get_cpubind(cores->topology, cores->allowed, HWLOC_CPUBIND_PROCESS) < 0)
         return;
+    keep_within(cores, within);
     int all = hwloc_get_nbobjs_by_type(cores->topology, HWLOC_OBJ_CORE);
     uint32_t count = 0;
     for (hwloc_obj_t core = next_core(cores, NULL); core; core = next_core(cores, core))
@@ -215,10 +226,10 @@ static void cores_find(cores_t *cores)
     cores->of_machine = all > 0 ? (uint32_t)all : 1;
 }
 
-bool lode_team_binding(char name[256])
+bool lode_team_binding(const char *within, char name[256])
 {
     cores_t cores;
-    cores_find(&cores);
+    cores_find(&cores, within);
     memset(name, 0, 256);
     if (cores.allowed)
         hwloc_bitmap_snprintf(name, 256, cores.allowed);
@@ -277,7 +288,7 @@ lode_status_t lode_team_create(const lode_team_params_t *params, lode_team_h *ou
     if (!team)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a team of threads");
     memset(team, 0, sizeof *team);
-    cores_find(&cores);
+    cores_find(&cores, params->within);
     uint32_t sharers = params->sharers ? params->sharers : 1;
     uint32_t threads = params->threads ? params->threads : cores.count / sharers;
     team->threads = threads < 1 ? 1 : threads < LODE_TEAM_THREADS ? threads : LODE_TEAM_THREADS;

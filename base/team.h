@@ -22,10 +22,11 @@ typedef struct lode_team *lode_team_h;
 typedef void (*lode_team_work_t)(void *context, uint32_t item, uint32_t thread);
 
 typedef struct lode_team_params {
-    uint32_t threads; /**< with the caller; 0: this process's share of its cores, at least 1 */
-    uint32_t sharers; /**< processes on the cores that this one may use, itself included: ranks of the node; 0: 1 */
-    uint32_t share;   /**< which of them this is, from 0 */
-    uint32_t spin_us; /**< that an idle thread polls before it sleeps */
+    uint32_t threads;   /**< with the caller; 0: this process's share of its cores, at least 1 */
+    uint32_t sharers;   /**< processes on the cores that this one may use, itself included: ranks of the node; 0: 1 */
+    uint32_t share;     /**< which of them this is, from 0 */
+    uint32_t spin_us;   /**< that an idle thread polls before it sleeps */
+    const char *within; /**< keep to these of the cores that the process may use, as hwloc writes sets; NULL, "": all */
 } lode_team_params_t;
 
 /**
@@ -49,8 +50,9 @@ void lode_team_run(lode_team_h team, uint32_t items, lode_team_work_t work, void
 /**
  * A name for the cores that this process may use, for processes to compare: those of one node with the same name are
  * sharers.
+ * @param within  as in lode_team_params_t
  * @return whether they are fewer than the machine has: somebody bound it on purpose.
  */
-bool lode_team_binding(char name[256]);
+bool lode_team_binding(const char *within, char name[256]);
 
 #endif

@@ -190,6 +190,9 @@ static lode_status_t context_create(lode_fabric_h fabric)
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
                            .mt_workers_shared = 1,
                            .estimated_num_eps = 2 * (fabric->ranks ? fabric->ranks : 1)};
+    /* Not where UCX_TLS is set: it may name transports that this adapter has not. */
+    if (status == LODE_OK && fabric->adapters && !getenv("UCX_TLS"))
+        status = tune(config, "UCX_NET_DEVICES", "NET_DEVICES", fabric->near.adapter);
     if (status == LODE_OK)
         status = FABRIC_UCX(ucp_init(&params, config, &fabric->context));
     ucp_config_release(config);
@@ -236,6 +239,7 @@ lode_status_t fabric_prepare_alone(lode_fabric_h fabric)
     size_t least = (size_t)LODE_PAGE_TOKENS * MESSAGE_RECORD_MAX;
     fabric->reply_capacity = params->reply_bytes > least ? params->reply_bytes : least;
     LODE_TRY(context_create(fabric));
+    LODE_TRY(fabric_landing_choose(fabric));
     LODE_TRY(worker_create(fabric, &fabric->client));
     LODE_TRY(worker_create(fabric, &fabric->service_worker));
     LODE_TRY(fabric_listen(fabric, fabric->client, FABRIC_AM_REPLY, fabric_on_reply));
@@ -460,6 +464,7 @@ lode_fabric_h fabric_alloc(const lode_fabric_params_t *params)
     fabric->params = *params;
     fabric->comm = fabric->node_comm = MPI_COMM_NULL;
     fabric->incarnation = 1;
+    fabric->near = (lode_affinity_t){.node = -1, .why = "this rank has no GPU, or joined later"};
     fabric->sequence = lode_mix(lode_now_ns(), (uint64_t)getpid()) >> 22;
     atomic_init(&fabric->epoch, 1);
     atomic_init(&fabric->lease_until_ns, UINT64_MAX);
@@ -479,6 +484,8 @@ lode_status_t lode_fabric_create(const lode_fabric_params_t *params, lode_status
     if (status != LODE_OK)
         goto destroy;
     status = lode_fabric_worst(fabric, local_status != LODE_OK ? local_status : fabric_params_check(params));
+    if (status == LODE_OK)
+        status = fabric_near_find(fabric);
     if (status == LODE_OK)
         status = lode_fabric_worst(fabric, fabric_memory_check(fabric));
     if (status == LODE_OK)

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "base/base.h"
+#include "cluster/affinity.h"
 #include "lodemark.pb-c.h"
 
 typedef struct lode_fabric *lode_fabric_h;
@@ -143,7 +144,13 @@ typedef struct lode_fabric_params {
     uint32_t suspect_ms; /**< of silence, then a rank is held for lost; 0: only endpoint errors count */
     uint32_t lease_ms;   /**< without the decider, or as decider without most of the ranks, then fenced */
     lode_fabric_handlers_t handlers;
-    void *context; /**< passed to handlers */
+    void *context; /**< passed to handlers, and to gpu */
+    /**
+     * Where this rank's GPU is, if it is to have its memory near it; local_rank: of this host's ranks. NULL: it has
+     * none. Asked once, in lode_fabric_create(). @return false: it has none
+     */
+    bool (*gpu)(void *context, uint32_t local_rank, char address[16]);
+    bool near_or_fail; /**< what is near the GPU must be found; else what can be is */
 } lode_fabric_params_t;
 
 /**
@@ -205,6 +212,13 @@ void lode_fabric_admit_end(lode_admission_h *admission);
 /** In the new process: take the slot, connect to all. lode_fabric_start() comes next. */
 lode_status_t lode_fabric_enter(lode_fabric_h fabric, const void *invitation, size_t invitation_bytes);
 
+/** What is near this rank's GPU, and why not; as params.gpu had it. Constant after create. */
+const lode_affinity_t *lode_fabric_near(lode_fabric_h fabric);
+/**
+ * Where records land that come from other ranks: "device memory" or "host memory", and one sentence why. Constant after
+ * create.
+ */
+const char *lode_fabric_landing_memory(lode_fabric_h fabric, const char **reason);
 /** This rank's arena. */
 void *lode_fabric_arena(lode_fabric_h fabric);
 /**

@@ -196,6 +196,10 @@ struct lode_fabric {
     _Atomic bool parting;           /**< connections are not opened any more */
     const char *path;
     char path_reason[192];
+    lode_affinity_t near; /**< what of this host is near its GPU; node −1: nothing is known */
+    bool adapters;        /**< all ranks have an adapter near their GPUs */
+    char landing_reason[192];
+    bool landing_device;
     /* UCX */
     ucp_context_h context;
     ucp_worker_h client, service_worker;
@@ -259,6 +263,12 @@ bool fabric_arena_shared(lode_fabric_h fabric);
 /** @p shared: a memory file that other ranks of this host can map. Not touched; huge pages where there are some. */
 lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool shared, fabric_region_t *region);
 void fabric_region_destroy(lode_fabric_h fabric, fabric_region_t *region);
+
+/* near.c */
+/** Find what is near the GPU; every rank comes to the same about adapters. Collective. */
+lode_status_t fabric_near_find(lode_fabric_h fabric);
+/** What UCX can do with device memory, and so where records land. */
+lode_status_t fabric_landing_choose(lode_fabric_h fabric);
 
 /* shared.c */
 /** @p flags: MFD_HUGETLB or 0. */

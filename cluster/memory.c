@@ -93,8 +93,17 @@ typedef struct binding {
     bool bound;
 } binding_t;
 
+/* The NUMA node of this rank's GPU if that is known and may be used, else those of its cores. */
+static void choose_nodes(lode_fabric_h fabric, binding_t *binding, hwloc_const_cpuset_t cpus)
+{
+    int node = fabric->near.node;
+    hwloc_cpuset_to_nodeset(binding->topology, cpus, binding->nodes);
+    if (node >= 0 && hwloc_bitmap_isset(hwloc_topology_get_allowed_nodeset(binding->topology), (unsigned)node))
+        hwloc_bitmap_only(binding->nodes, (unsigned)node);
+}
+
 /* While UCX registers the memory its driver may touch it, so the thread is bound too, not only the area. */
-static void binding_begin(binding_t *binding)
+static void binding_begin(lode_fabric_h fabric, binding_t *binding)
 {
     *binding = (binding_t){0};
     if (hwloc_topology_init(&binding->topology) < 0)
@@ -104,7 +113,7 @@ static void binding_begin(binding_t *binding)
     binding->old = hwloc_bitmap_alloc();
     if (cpus && binding->nodes && binding->old && hwloc_topology_load(binding->topology) == 0 &&
         hwloc_get_cpubind(binding->topology, cpus, HWLOC_CPUBIND_PROCESS) == 0) {
-        hwloc_cpuset_to_nodeset(binding->topology, cpus, binding->nodes);
+        choose_nodes(fabric, binding, cpus);
         binding->bound = hwloc_get_membind(binding->topology, binding->old, &binding->old_policy,
                                            HWLOC_MEMBIND_THREAD | HWLOC_MEMBIND_BYNODESET) == 0 &&
                          hwloc_set_membind(binding->topology, binding->nodes, HWLOC_MEMBIND_BIND,
@@ -171,7 +180,7 @@ static lode_status_t map(lode_fabric_h fabric, size_t bytes, bool shared, fabric
 lode_status_t fabric_region_create(lode_fabric_h fabric, size_t bytes, bool shared, fabric_region_t *region)
 {
     binding_t binding;
-    binding_begin(&binding);
+    binding_begin(fabric, &binding);
     lode_status_t status = map(fabric, bytes, shared, region);
     if (status == LODE_OK) {
         binding_area(&binding, region->base, bytes);

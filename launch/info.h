@@ -16,6 +16,7 @@ json_t *lode_info_backends(void);
 json_t *lode_info_devices(void);
 json_t *lode_info_ucx(void);
 json_t *lode_info_mpi(void);
+json_t *lode_info_nccl(void);
 json_t *lode_info_machine(void);
 json_t *lode_info_memory(void);
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cluster/affinity.h"
 #include "launch/info.h"
 
 static json_t *gib(uint64_t bytes)
@@ -23,13 +24,23 @@ static json_t *numa_nodes(hwloc_topology_t topology)
     return list;
 }
 
+/* GPUs as PCI devices, whether or not CUDA can use them: where they are, and what is near. */
+static json_t *gpus_of(hwloc_topology_t topology)
+{
+    json_t *list = json_array();
+    lode_affinity_t near;
+    char gpu[16];
+    for (uint32_t i = 0; lode_affinity_gpu(topology, i, gpu); i++)
+        if (lode_affinity_find(topology, gpu, &near) == LODE_OK)
+            json_array_append_new(list, json_sprintf("%s;", near.why));
+    return list;
+}
+
 json_t *lode_info_machine(void)
 {
     hwloc_topology_t topology;
-    if (hwloc_topology_init(&topology))
-        return json_object();
     json_t *object = json_object();
-    if (hwloc_topology_load(topology) == 0) {
+    if (lode_affinity_load(&topology) == LODE_OK) {
         hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
         const char *model = package ? hwloc_obj_get_info_by_name(package, "CPUModel") : NULL;
         json_object_set_new(object, "cpu", json_string(model ? model : "unknown"));
@@ -37,8 +48,9 @@ json_t *lode_info_machine(void)
         json_object_set_new(object, "cores", json_integer(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE)));
         json_object_set_new(object, "threads", json_integer(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU)));
         json_object_set_new(object, "numa_nodes", numa_nodes(topology));
+        json_object_set_new(object, "gpus", gpus_of(topology));
+        hwloc_topology_destroy(topology);
     }
-    hwloc_topology_destroy(topology);
     return object;
 }
 

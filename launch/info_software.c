@@ -4,6 +4,8 @@
 #include <ucp/api/ucp.h>
 #include <uct/api/uct.h>
 
+#include "cluster/broadcast.h"
+#include "cluster/landing.h"
 #include "kernels/device.h"
 #include "launch/info.h"
 
@@ -55,6 +57,15 @@ json_t *lode_info_devices(void)
     return list;
 }
 
+/* What broadcasts among GPUs would be made by. */
+json_t *lode_info_nccl(void)
+{
+    uint32_t version;
+    if (lode_broadcast_library(&version) != LODE_OK)
+        return json_sprintf("none: %s", lode_error_message());
+    return json_sprintf("version %u; chosen when each rank has a GPU of its own (--replication)", version);
+}
+
 json_t *lode_info_mpi(void)
 {
     char text[MPI_MAX_LIBRARY_VERSION_STRING];
@@ -98,6 +109,31 @@ static void list_component(uct_component_h component, json_t *list)
         list_domain(component, domains[i].md_name, list);
 }
 
+/* Memory that UCX can move bytes to and from, and what comes of it for records. */
+static void add_memory(json_t *object)
+{
+    ucp_config_t *config;
+    ucp_context_h context;
+    char reason[192];
+    ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES, .features = UCP_FEATURE_AM | UCP_FEATURE_RMA};
+    ucp_context_attr_t attributes = {.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES};
+    if (ucp_config_read(NULL, NULL, &config) != UCS_OK)
+        return;
+    ucs_status_t status = ucp_init(&params, config, &context);
+    ucp_config_release(config);
+    if (status != UCS_OK)
+        return;
+    if (ucp_context_query(context, &attributes) == UCS_OK) {
+        bool cuda = attributes.memory_types & UCS_BIT(UCS_MEMORY_TYPE_CUDA);
+        lode_landing_facts_t facts = {.gpu = true, .ucx_cuda = cuda, .checked_there = LODE_LANDING_CHECKED_THERE};
+        bool device = lode_landing_choose(&facts, reason);
+        json_object_set_new(object, "memory", json_string(cuda ? "host, cuda" : "host"));
+        json_object_set_new(object, "with_a_gpu",
+                            json_sprintf("records land in %s memory: %s", device ? "device" : "host", reason));
+    }
+    ucp_cleanup(context);
+}
+
 json_t *lode_info_ucx(void)
 {
     json_t *list = json_array();
@@ -112,5 +148,7 @@ json_t *lode_info_ucx(void)
     json_t *object = json_pack("{s:s s:o}", "version", ucp_get_version_string(), "transports", list);
     if (object && only)
         json_object_set_new(object, "UCX_TLS", json_string(only));
+    if (object)
+        add_memory(object);
     return object;
 }

@@ -124,6 +124,22 @@ static void check_cores(void)
     CPU_ZERO(&taken);
     for (uint32_t share = 0; share < 2; share++) /* two ranks that share the cores and take half of them each */
         look_at_places(&(lode_team_params_t){.sharers = 2, .share = share}, &allowed, &taken);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) { /* kept to one core, which is all that such a rank counts */
+        char one[64], name[256], all[256];
+        if (!CPU_ISSET(cpu, &allowed) || cpu >= 32)
+            continue;
+        snprintf(one, sizeof one, "0x%08x", 1u << cpu);
+        lode_team_binding(one, name);
+        CHECK(strcmp(name, one) == 0, "%s within %s", name, one);
+        lode_team_binding(NULL, all);
+        lode_team_binding("0x80000000,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,", name);
+        CHECK(strcmp(name, all) == 0, "cores that are not there: %s instead of %s", name, all);
+        lode_team_binding("no set", name);
+        CHECK(strcmp(name, all) == 0, "no set of cores: %s instead of %s", name, all);
+        CPU_ZERO(&taken);
+        look_at_places(&(lode_team_params_t){.within = one}, &allowed, &taken);
+        CHECK(CPU_COUNT(&taken) == 0, "one core is the caller's");
+    }
     CPU_ZERO(&taken); /* more threads than cores: none is bound */
     look_at_places(&(lode_team_params_t){.threads = cores + 1 > 64 ? 64 : cores + 1, .sharers = 2}, &allowed, &taken);
 }
@@ -132,7 +148,7 @@ static void check_cores(void)
 static int check_one_core(const char *all)
 {
     char bound[256];
-    bool fewer = lode_team_binding(bound);
+    bool fewer = lode_team_binding(NULL, bound);
     lode_team_h team = start(0, 50);
     CHECK(lode_team_threads(team) == 1, "%u threads on one core", lode_team_threads(team));
     CHECK(fewer || strcmp(bound, all) == 0, "on %s of %s", bound, all);
@@ -146,7 +162,7 @@ static void check_binding(char **argv)
     cpu_set_t allowed, one;
     char all[256];
     int status;
-    lode_team_binding(all);
+    lode_team_binding(NULL, all);
     CHECK(sched_getaffinity(0, sizeof allowed, &allowed) == 0, "affinity");
     CPU_ZERO(&one);
     for (int cpu = 0; cpu < CPU_SETSIZE && !CPU_COUNT(&one); cpu++)
