@@ -75,10 +75,15 @@ static lode_status_t start_team(lode_cluster_h cluster, const lode_options_t *op
     return lode_fabric_worst(cluster->fabric, status);
 }
 
+static bool gpu_address(void *context, uint32_t local_rank, char address[16])
+{
+    return lode_gpu_locate(((lode_cluster_h)context)->options, local_rank, address);
+}
+
 /* @p local: what came of preparing, which params need. Texts are borrowed from the options. */
 static lode_fabric_params_t fabric_params(lode_cluster_h cluster, const lode_options_t *options, lode_status_t local)
 {
-    const char *path = lode_options_get(options, "path");
+    const char *path = lode_options_get(options, "path"), *affinity = lode_options_get(options, "affinity");
     return (lode_fabric_params_t){
         .node = lode_options_get(options, "node"),
         .arena_bytes = lode_options_count(options, "arena"),
@@ -101,6 +106,8 @@ static lode_fabric_params_t fabric_params(lode_cluster_h cluster, const lode_opt
                      .gather = local == LODE_OK ? cluster->ops->gather : NULL,
                      .crc32c = local == LODE_OK ? cluster->ops->crc32c : NULL},
         .context = cluster,
+        .gpu = strcmp(affinity, "no") == 0 ? NULL : gpu_address,
+        .near_or_fail = strcmp(affinity, "yes") == 0,
     };
 }
 
@@ -170,7 +177,10 @@ static lode_status_t join(lode_cluster_h cluster, const lode_options_t *options,
 {
     lode_status_t local = prepare_locally(cluster, options, geometry);
     lode_fabric_params_t params = fabric_params(cluster, options, local);
-    LODE_TRY(lode_fabric_create(&params, local, &cluster->fabric));
+    cluster->options = options;
+    lode_status_t status = lode_fabric_create(&params, local, &cluster->fabric);
+    cluster->options = NULL;
+    LODE_TRY(status);
     LODE_TRY(agree_on_geometry(cluster, geometry));
     LODE_TRY(create_parts(cluster, options));
     if (geometry)

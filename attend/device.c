@@ -41,15 +41,14 @@ lode_status_t lode_gpu_fail(const lode_gpu_t *gpu, lode_status_t status, const c
 /* --------------------------------------------------------------------- open */
 
 /* Which device: the one asked for, or by turns among the ranks of a node. */
-static lode_status_t choose_device(const lode_gpu_t *gpu, const char *text, uint32_t *ordinal)
+static lode_status_t choose_device(const lode_device_ops_t *ops, const char *text, uint32_t local, uint32_t *ordinal)
 {
-    uint32_t devices,
-        local = lode_fabric_members(gpu->cluster->fabric)[lode_fabric_rank(gpu->cluster->fabric)].local_rank;
+    uint32_t devices;
     uint64_t asked = 0;
-    lode_status_t status = gpu->ops->count(&devices);
+    lode_status_t status = ops->count(&devices);
     if (status != LODE_OK || devices == 0)
-        return lode_fail(status != LODE_OK ? status : LODE_ERR_UNSUPPORTED, "%s: %s", gpu->ops->name,
-                         status != LODE_OK ? gpu->ops->error() : "there is no device");
+        return lode_fail(status != LODE_OK ? status : LODE_ERR_UNSUPPORTED, "%s: %s", ops->name,
+                         status != LODE_OK ? ops->error() : "there is no device");
     if (*text)
         LODE_TRY(lode_parse_count(text, &asked));
     if (*text && asked >= devices)
@@ -57,6 +56,19 @@ static lode_status_t choose_device(const lode_gpu_t *gpu, const char *text, uint
                          devices, devices == 1 ? "" : "s");
     *ordinal = *text ? (uint32_t)asked : local % devices;
     return LODE_OK;
+}
+
+bool lode_gpu_locate(const lode_options_t *options, uint32_t local_rank, char address[16])
+{
+    const lode_device_ops_t *ops;
+    lode_device_info_t info;
+    uint32_t ordinal;
+    if (strcmp(lode_options_get(options, "device"), "none") == 0 || lode_device_get("cuda", &ops) != LODE_OK ||
+        choose_device(ops, lode_options_get(options, "device-ordinal"), local_rank, &ordinal) != LODE_OK ||
+        ops->query(ordinal, &info) != LODE_OK)
+        return false;
+    memcpy(address, info.bus, sizeof info.bus);
+    return true;
 }
 
 /* Records that land are read by the device where they are; pages of the own arena, too, if it can be pinned. */
@@ -95,7 +107,8 @@ static lode_status_t make_events(lode_gpu_t *gpu)
 static lode_status_t open_device(lode_gpu_t *gpu, const lode_options_t *options)
 {
     uint32_t ordinal = 0;
-    LODE_TRY(choose_device(gpu, lode_options_get(options, "device-ordinal"), &ordinal));
+    uint32_t local = lode_fabric_members(gpu->cluster->fabric)[lode_fabric_rank(gpu->cluster->fabric)].local_rank;
+    LODE_TRY(choose_device(gpu->ops, lode_options_get(options, "device-ordinal"), local, &ordinal));
     snprintf(gpu->info.name, sizeof gpu->info.name, "%s device %u", gpu->ops->name, ordinal);
     LODE_GPU_TRY(gpu, "opening it", gpu->ops->open(ordinal, &gpu->device));
     LODE_GPU_TRY(gpu, "asking what it is", gpu->ops->query(ordinal, &gpu->info));

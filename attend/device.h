@@ -187,6 +187,8 @@ typedef struct lode_gpu {
 
 /** What was said on the command line, checked as far as it can be without a device. */
 lode_status_t lode_gpu_check_options(const lode_options_t *options);
+/** PCI address of the device that lode_gpu_open() will open, before there is a fabric. @return false: there is none */
+bool lode_gpu_locate(const lode_options_t *options, uint32_t local_rank, char address[16]);
 /**
  * Open the device that the options name; cluster->gpu stays NULL with "none", and with "auto" where there is none.
  * After the fabric and the shard.

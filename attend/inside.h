@@ -91,6 +91,7 @@ struct lode_cluster {
     uint32_t store_blocks;
     char *transform_path;        /**< "": none */
     lode_transform_t *transform; /**< NULL: none */
+    const lode_options_t *options; /**< while it joins */
     uint64_t started_ns;
     lode_meter_t meter;
     _Atomic uint64_t clients;                /**< of a service: connected to this rank */

@@ -395,7 +395,7 @@ static void close_slots(lode_replica_h replica)
     replica->passed = replica->stream = NULL;
 }
 
-/* What this rank can: slots are taken before it says so. */
+/* What this rank has. */
 static void fill_card(lode_replica_h replica, lode_broadcast_card_t *card)
 {
     const lode_replica_params_t *params = &replica->params;
@@ -405,14 +405,12 @@ static void fill_card(lode_replica_h replica, lode_broadcast_card_t *card)
                  params->why_not ? params->why_not : "");
         return;
     }
-    if (params->wish == LODE_REPLICATE_HOST)
-        return;
-    lode_status_t status = lode_broadcast_library(&card->version);
-    if (status == LODE_OK)
-        status = open_slots(replica);
-    if (status == LODE_OK)
-        snprintf(card->uuid, sizeof card->uuid, "%s", params->uuid);
-    else
+    snprintf(card->uuid, sizeof card->uuid, "%s", params->uuid);
+    card->version = 1;
+    if (params->wish == LODE_REPLICATE_HOST || (params->wish == LODE_REPLICATE_AUTO && replica->ranks == 1))
+        return; /* a large library for nothing */
+    card->version = 0;
+    if (lode_broadcast_library(&card->version) != LODE_OK)
         snprintf(card->why_not, sizeof card->why_not, "%.150s", lode_error_message());
 }
 
@@ -462,6 +460,8 @@ static lode_status_t connect_or_not(lode_replica_h replica)
     lode_fabric_h fabric = replica->cluster->fabric;
     lode_status_t status = replica->rank == 0 ? lode_broadcast_identify(&replica->id) : LODE_OK;
     status = lode_fabric_worst(fabric, status);
+    if (status == LODE_OK)
+        status = lode_fabric_worst(fabric, open_slots(replica));
     if (status == LODE_OK)
         status = lode_fabric_worst(fabric, lode_fabric_spread(fabric, &replica->id, sizeof replica->id));
     if (status == LODE_OK)
@@ -578,12 +578,10 @@ bool lode_replica_next(lode_replica_h replica, lode_replica_piece_t *piece)
 void lode_replica_give_back(lode_replica_h replica, const lode_replica_piece_t *piece, lode_device_stream_t stream)
 {
     slot_t *slot = &replica->slots[piece->slot];
-    bool follow = stream != NULL;
     /* Should recording fail, the stream is waited for; should that fail, the device is lost with all that is on it. */
-    if (follow && replica->params.ops->event_record(slot->taken, stream) != LODE_OK) {
+    bool follow = replica->params.ops->event_record(slot->taken, stream) == LODE_OK;
+    if (!follow)
         replica->params.ops->stream_wait(stream);
-        follow = false;
-    }
     lock(replica);
     slot->follow = follow;
     slot->state = SLOT_FREE;

@@ -82,7 +82,7 @@ void lode_replica_stats(lode_replica_h replica, lode_replica_stats_t *stats);
  * @return whether there was one; it stays in place until it is given back, by one lode_replica_give_back() each
  */
 bool lode_replica_next(lode_replica_h replica, lode_replica_piece_t *piece);
-/** What reads the piece was enqueued on @p stream; NULL: nothing was. */
+/** What reads the piece, if anything does, was enqueued on @p stream; NULL is the default stream, as CUDA has it. */
 void lode_replica_give_back(lode_replica_h replica, const lode_replica_piece_t *piece, lode_device_stream_t stream);
 /** After a layer of a block was published up to `tokens`: offer what is new to the others. It cannot fail. */
 void lode_replica_offer(lode_replica_h replica, struct lode_block *block, uint32_t layer, uint64_t tokens);

@@ -12,8 +12,12 @@ static lode_status_t find_here(lode_fabric_h fabric)
     char address[16] = "";
     hwloc_topology_t topology;
     const lode_fabric_params_t *params = &fabric->params;
-    if (!params->gpu || !params->gpu(params->context, fabric->local_rank, address))
+    if (!params->gpu)
         return LODE_OK;
+    if (!params->gpu(params->context, fabric->local_rank, address))
+        return params->near_or_fail ? lode_fail(LODE_ERR_UNSUPPORTED,
+                                                "memory is to be near the GPU, and this rank has none that it can use")
+                                    : LODE_OK;
     lode_status_t status = lode_affinity_load(&topology);
     if (status == LODE_OK) {
         status = lode_affinity_find(topology, address, &fabric->near);

@@ -338,7 +338,7 @@ static void test_refused(void)
     CHECK(!stats_now().nccl && strstr(stats_now().reason, ranks == 1 ? "one rank" : "ranks 0 and 1 share"));
     params = own_device(uuid);
     plain_device_room(rank == ranks - 1 ? 2 : UINT32_MAX); /* memory for headings and one slot of three */
-    CHECK(replicate(&params) == LODE_ERR_UNSUPPORTED && strstr(lode_error_message(), "no room"));
+    CHECK(replicate(&params) == LODE_ERR_NO_MEMORY && strstr(lode_error_message(), "no room"));
     plain_device_room(UINT32_MAX);
     params = (lode_replica_params_t){.wish = LODE_REPLICATE_NCCL, .why_not = "no driver"};
     CHECK(replicate(&params) == LODE_ERR_UNSUPPORTED && strstr(lode_error_message(), "no driver"));
