@@ -289,7 +289,7 @@ void lode_gpu_abandon(lode_step_state_t *step);
 /** Run or enqueue a step that is laid out. */
 lode_status_t lode_gpu_run(lode_step_state_t *step);
 /** Attend with the plan's tables, into parts to be merged. */
-lode_status_t lode_gpu_attend(lode_step_state_t *step, lode_device_attend_t *attend, uint32_t most_tokens);
+lode_status_t lode_gpu_attend_over(lode_step_state_t *step, lode_device_attend_t *attend, uint32_t most_tokens);
 /** Bring what the last step chose to the host, once. */
 lode_status_t lode_gpu_bring_selection(lode_step_state_t *step);
 

@@ -41,7 +41,7 @@ static lode_status_t attend_round(staging_t *s)
                                    .staged_begin = s->round_begin,
                                    .staged_end = s->end,
                                    .hits = s->hits};
-    LODE_TRY(lode_gpu_attend(s->step, &attend, gpu->plan.most_tokens));
+    LODE_TRY(lode_gpu_attend_over(s->step, &attend, gpu->plan.most_tokens));
     s->hits = false;
     s->round_begin = s->end;
     return LODE_OK;

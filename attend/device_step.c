@@ -249,7 +249,7 @@ static lode_status_t fold(lode_step_state_t *step)
     return LODE_OK;
 }
 
-lode_status_t lode_gpu_attend(lode_step_state_t *step, lode_device_attend_t *attend, uint32_t most_tokens)
+lode_status_t lode_gpu_attend_over(lode_step_state_t *step, lode_device_attend_t *attend, uint32_t most_tokens)
 {
     lode_gpu_t *gpu = step->cluster->gpu;
     lode_gpu_plan_t *plan = &gpu->plan;
@@ -287,7 +287,7 @@ static lode_status_t attend_tails(lode_step_state_t *step)
     if (!plan->most_tail && plan->parts_count)
         return LODE_OK;
     lode_device_attend_t attend = {.format = LODE_FORMAT_BF16, .blocks = plan->blocks, .tails = true};
-    return lode_gpu_attend(step, &attend, plan->most_tail);
+    return lode_gpu_attend_over(step, &attend, plan->most_tail);
 }
 
 /* Whether the host must look at what a set misses before it can be staged. */
