@@ -26,6 +26,8 @@ typedef struct lode_emulator {
     uint64_t fail_alloc;   /**< the n-th allocation or registration from now on fails; 0: none */
 } lode_emulator_t;
 
+/** Whether devices are emulated; else (absent.c) the functions below do nothing. */
+bool lode_emulator_here(void);
 void lode_emulator_get(lode_emulator_t *settings);
 void lode_emulator_set(const lode_emulator_t *settings);
 

@@ -443,6 +443,11 @@ int most_shared(void)
 
 /* ---------------------------------------------------------------- settings */
 
+bool lode_emulator_here(void)
+{
+    return true;
+}
+
 void lode_emulator_get(lode_emulator_t *settings)
 {
     lock held;

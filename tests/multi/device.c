@@ -716,7 +716,8 @@ int main(int argc, char **argv)
     rounds(cluster);
     hits(cluster);
     drops_give_back(cluster);
-    bad_pointers(cluster);
+    if (lode_emulator_here()) /* there are two devices */
+        bad_pointers(cluster);
     shared_blocks(cluster);
     lost_pages(cluster);
     enqueue_and_replay(cluster);
@@ -724,7 +725,7 @@ int main(int argc, char **argv)
     MPI_Barrier(MPI_COMM_WORLD);
     MUST(lode_cluster_leave(&cluster));
     unpinned_arena();
-    if (ranks == 1) {
+    if (ranks == 1 && lode_emulator_here()) {
         short_memory();
         devices_that_are_not();
     }
