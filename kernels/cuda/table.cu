@@ -5,14 +5,6 @@
 
 static lode_device_ops_t table;
 
-/* Parts that are still to come are left out. */
-#pragma weak lode_cuda_fill_query
-#pragma weak lode_cuda_fill_score
-#pragma weak lode_cuda_fill_select
-#pragma weak lode_cuda_fill_where
-#pragma weak lode_cuda_fill_gather
-#pragma weak lode_cuda_fill_attend
-
 static void fill(void)
 {
     void (*const parts[])(lode_device_ops_t *) = {lode_cuda_fill_device, lode_cuda_fill_query, lode_cuda_fill_score,
@@ -20,8 +12,7 @@ static void fill(void)
                                                   lode_cuda_fill_attend};
     table.name = "cuda";
     for (auto part : parts)
-        if (part)
-            part(&table);
+        part(&table);
 }
 
 const lode_device_ops_t *lode_cuda_table(void)
