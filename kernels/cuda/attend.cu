@@ -33,6 +33,9 @@
  * a tile in different banks; the HIGGS grid has a copy a lane (32 KB a block), as random look-ups of 32 lanes in one
  * copy would wait 3 to 4 times.
  *
+ * What a short step waits for is a chain of six loads before the first record comes: row and choice, token and part,
+ * block, mask, place, record, some 3 to 4 µs; so splits go down to one tile a warp, to have it all under way at once.
+ *
  * Not done: rows of a prefill that attend over the same records do not share them; each reads its own through L2. Parts
  * of few tokens under different angles make part-filled tiles, which cost as much as full ones.
  *
@@ -50,7 +53,7 @@ constexpr uint32_t TILE = 16;                /* records that a warp attends over
 constexpr uint32_t MOST_WARPS = 4;           /* of a block */
 constexpr uint32_t MOST_SHARED = 99 << 10;   /* bytes a block; what compute capability 8.6 and 8.9 allow */
 constexpr uint32_t BLOCKS_PER_PROCESSOR = 3; /* that splits are made for: what fits of D 64 and 128 */
-constexpr uint32_t LEAST_TOKENS = 2 * TILE;  /* of a warp's share */
+constexpr uint32_t LEAST_TOKENS = TILE;      /* of a warp's share */
 constexpr float WEIGHT_UNIT = 8192;        /* weights are multiplied by it so that small ones are normal fp16 numbers */
 constexpr uint32_t NO_ANGLES = UINT32_MAX; /* as in lode_device_part_t */
 constexpr uint32_t NO_QUERY = UINT32_MAX - 1; /* no query is prepared yet */
@@ -74,6 +77,7 @@ template <lode_format_t FORMAT, uint32_t D, bool WIDE> struct shape_t {
     static constexpr uint32_t TABLE = FORMAT == LODE_FORMAT_HIGGS4 ? 256 * 32 * 4 : 0;
     static constexpr uint32_t ROWS = WIDE ? 16 : 8;
     static_assert(STAGES * STAGE + QUERY >= ROWS * D * 4, "a warp's output must fit where its records were");
+    static_assert(PER_WARP % 16 == 0, "the next warp's records must be aligned");
     static_assert(RECORD / 16 % 2 == 1, "rows of a tile must begin in different banks");
 };
 

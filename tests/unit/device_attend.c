@@ -12,7 +12,7 @@
 
 #include "kernels/device.h"
 
-enum { MOST_BLOCKS = 6, MOST_PAGES = 4, MOST_ROWS = 3, MOST_HEADS = 3, MOST_SPLITS = 5, GUARD = 256, TURNS = 4 };
+enum { MOST_BLOCKS = 6, MOST_PAGES = 4, MOST_ROWS = 3, MOST_HEADS = 3, MOST_SPLITS = 3, GUARD = 256, TURNS = 4 };
 
 static const lode_device_ops_t *ops;
 static const lode_ops_t *scalar;
@@ -515,9 +515,9 @@ static void check_format(lode_format_t format)
                            .dim = dims[d],
                            .group = groups[g],
                            .rows = 1,
-                           .heads = 1 + below(2),
+                           .heads = 1 + (g == 3),
                            .blocks = 1,
-                           .chosen = 1 + below(60),
+                           .chosen = 1 + below(50),
                            .rotated = below(2),
                            .sharpness = 1});
 }
@@ -668,9 +668,9 @@ Test(device_attend, splits)
     lode_device_info_t info;
     ok(ops->query(0, &info));
     cr_assert_eq(ops->attend_splits(device, 1, 8, 0), 1);
-    cr_assert_eq(ops->attend_splits(device, 1, 8, 127), 1);
+    cr_assert_eq(ops->attend_splits(device, 1, 8, 63), 1);
     cr_assert_eq(ops->attend_splits(device, 100000, 8, 1000000), 1);
     uint32_t many = ops->attend_splits(device, 1, 2, 1000000), few = ops->attend_splits(device, 1, 2, 300);
     cr_assert(many >= info.processors / 2 && many <= 4 * info.processors, "%u splits on %u", many, info.processors);
-    cr_assert(few >= 1 && few <= 3, "%u", few);
+    cr_assert(few >= 1 && few <= 6, "%u", few);
 }
