@@ -3,12 +3,13 @@
  * What stands around the scan: conversions, rotations, quantising landmarks, preparing queries. All of it is the scalar
  * level's arithmetic to the bit, so its order of additions is kept and nothing is fused. Never run on a GPU yet.
  *
- * Costs. A step prepares rows · heads · blocks queries; each is a block of D threads, which reads D floats, its angles
- * and mean, and a D · D transform where one is calibrated (64 KiB at D 128, mostly from L2, as the queries of a head
- * share it). Two sums are in the order of their elements, because the reference's are: the transform's, D of them side
- * by side, and the mean key's score, one chain of D additions, about half a microsecond. Quantising is rare (a row a
- * token once a page is full): 16 lanes a landmark, because lane order (kernels/internal.h) has 16 sums; a HIGGS code
- * is the nearest of all 256 points, as the reference defines it, without its cells.
+ * Costs. A step prepares rows · heads · blocks queries; four are a block of D threads, which reads D floats, angles and
+ * mean of each, and a D · D transform where one is calibrated (64 KiB at D 128, from L2; once for the four, as queries
+ * of a head share it: for 32,000 queries half a gigabyte instead of two). Two sums are in the order of their elements,
+ * because the reference's are: the transform's, D of them side by side, and the mean key's score, one chain of D
+ * additions, about half a microsecond. Quantising is rare (a row a token once a page is full): 16 lanes a landmark,
+ * because lane order (kernels/internal.h) has 16 sums; a HIGGS code is the nearest of all 256 points, as the reference
+ * defines it, without its cells.
  */
 #include "kernels/cuda/higgs.h"
 #include "kernels/cuda/numbers.h"
@@ -259,12 +260,14 @@ lode_status_t landmark_quantise(lode_device_stream_t stream, const lode_landmark
 }
 
 /* -------------------------------------------------------------------- prepare
- * One block of D threads a query, thread i for element i. */
+ * One block of D threads for a few queries, thread i for element i of each: neighbours in the list share their head's
+ * transform, which is read once for them. */
 
-constexpr uint32_t MOST_WARPS = LODE_MAX_DIM / 32;
+constexpr uint32_t TOGETHER = 4, MOST_WARPS = LODE_MAX_DIM / 32;
 
 /** Element i of the query: rotated, the mean of `count` rows if there are more. */
-__device__ float rotated_mean(const float *q, const float *angles, const lode_device_query_t &query, uint32_t dim)
+__device__ __forceinline__ float rotated_mean(const float *q, const float *angles, const lode_device_query_t &query,
+                                              uint32_t dim)
 {
     const uint32_t i = threadIdx.x, half = dim / 2, pair = i % half;
     float sum = 0, x = 0;
@@ -281,71 +284,81 @@ __device__ float rotated_mean(const float *q, const float *angles, const lode_de
     return query.count > 1 ? __fdiv_rn(sum, (float)query.count) : x;
 }
 
-/** As lode_scalar_project() and lode_scalar_hadamard() have it. @param x  (dim) in shared memory */
-__device__ float transformed(float *x, const float *transform, uint32_t dim)
+/** lode_scalar_project(); all of them by one matrix. @param x  the queries, (dim) each */
+template <uint32_t N>
+__device__ __forceinline__ void project(const float (*x)[LODE_MAX_DIM], const float *matrix, uint32_t dim,
+                                        float (&mine)[N])
+{
+#pragma unroll
+    for (uint32_t k = 0; k < N; k++)
+        mine[k] = 0;
+#pragma unroll 16
+    for (uint32_t j = 0; j < dim; j++) {
+        const float weight = matrix[(size_t)j * dim + threadIdx.x];
+#pragma unroll
+        for (uint32_t k = 0; k < N; k++)
+            mine[k] = __fadd_rn(mine[k], __fmul_rn(x[k][j], weight));
+    }
+}
+
+/** lode_scalar_hadamard(): within a warp, then across. @param x  (dim) in shared memory, overwritten */
+__device__ __forceinline__ float hadamard(float *x, float mine, uint32_t dim)
 {
     const uint32_t i = threadIdx.x;
-    if (transform) {
-        float sum = 0;
-#pragma unroll 16
-        for (uint32_t j = 0; j < dim; j++)
-            sum = __fadd_rn(sum, __fmul_rn(x[j], transform[(size_t)j * dim + i]));
-        return sum;
-    }
-    float mine = x[i];
     for (uint32_t apart = 1; apart < dim; apart *= 2) {
-        const float other = x[i ^ apart];
+        float other;
+        if (apart < 32) {
+            other = __shfl_xor_sync(~0u, mine, apart);
+        } else {
+            __syncthreads();
+            x[i] = mine;
+            __syncthreads();
+            other = x[i ^ apart];
+        }
         mine = i & apart ? __fsub_rn(other, mine) : __fadd_rn(mine, other);
-        __syncthreads();
-        x[i] = mine;
-        __syncthreads();
     }
     return __fmul_rn(mine, __fdiv_rn(1, __fsqrt_rn((float)dim)));
 }
 
-__device__ float block_absmax(float x, uint32_t warps, float *room)
+/** What all of a block's threads know of its queries. */
+struct shared_queries {
+    float x[TOGETHER][LODE_MAX_DIM], products[TOGETHER][LODE_MAX_DIM], bias[TOGETHER];
+    float greatest[TOGETHER][MOST_WARPS];
+    int32_t sums[TOGETHER][MOST_WARPS];
+};
+
+/** Before they are used the block must meet. */
+__device__ __forceinline__ void note_greatest(float x, float *room)
 {
     float most = fabsf(x);
     for (uint32_t apart = 16; apart; apart /= 2)
         most = fmaxf(most, __shfl_xor_sync(~0u, most, apart));
     if (threadIdx.x % 32 == 0)
         room[threadIdx.x / 32] = most;
-    __syncthreads();
-    for (uint32_t warp = 0; warp < warps; warp++)
-        most = fmaxf(most, room[warp]);
-    return most;
 }
 
-__device__ int32_t block_sum(int32_t x, uint32_t warps, int32_t *room)
+__device__ __forceinline__ void note_sum(int32_t x, int32_t *room)
 {
     for (uint32_t apart = 16; apart; apart /= 2)
         x += __shfl_xor_sync(~0u, x, apart);
     if (threadIdx.x % 32 == 0)
         room[threadIdx.x / 32] = x;
-    __syncthreads();
-    int32_t sum = 0;
-    for (uint32_t warp = 0; warp < warps; warp++)
-        sum += room[warp];
-    return sum;
 }
 
-/** The mean key's score: products added in their order by one thread. */
-__device__ float bias_of(float x, const float *mean, uint32_t dim, float *room)
+/** The mean keys' scores: products added in their order, each query's by one thread. */
+__device__ __forceinline__ void add_biases(uint32_t dim, shared_queries &s)
 {
+    if (threadIdx.x >= TOGETHER)
+        return;
     float sum = 0;
-    if (!mean)
-        return 0;
-    room[threadIdx.x] = __fmul_rn(mean[threadIdx.x], x);
-    __syncthreads();
-    if (threadIdx.x == 0)
 #pragma unroll 16
-        for (uint32_t i = 0; i < dim; i++)
-            sum = __fadd_rn(sum, room[i]);
-    return sum;
+    for (uint32_t i = 0; i < dim; i++)
+        sum = __fadd_rn(sum, s.products[threadIdx.x][i]);
+    s.bias[threadIdx.x] = sum;
 }
 
 /** A UNIFORM code's share of both columns (prepared.h). */
-__device__ void store_code(uint32_t bits, uint32_t dim, int32_t code, uint8_t *even, uint8_t *odd)
+__device__ __forceinline__ void store_code(uint32_t bits, uint32_t dim, int32_t code, uint8_t *even, uint8_t *odd)
 {
     if (bits == 8) {
         const int32_t high = (code + 128) >> 8, more = high > 127 ? high - 127 : 0;
@@ -362,45 +375,117 @@ __device__ void store_code(uint32_t bits, uint32_t dim, int32_t code, uint8_t *e
     *odd = is_odd ? share : 0;
 }
 
-__device__ void store_floats(float x, uint8_t *even, uint8_t *odd)
+__device__ __forceinline__ void store_floats(float x, uint8_t *even, uint8_t *odd)
 {
     const uint32_t most = lode_device_bf16_scale(x);
     *(uint16_t *)even = (uint16_t)most;
     *(uint16_t *)odd = (uint16_t)lode_device_bf16_narrow(__fsub_rn(x, lode_device_bf16_widen(most)));
 }
 
+/** Transform what is in s.x, which the block has met over. */
+__device__ __forceinline__ void transform(const lode_device_query_t (&queries)[TOGETHER], uint32_t dim,
+                                          shared_queries &s, float (&mine)[TOGETHER])
+{
+    bool alike = queries[0].transform != NULL;
+#pragma unroll
+    for (uint32_t k = 1; k < TOGETHER; k++)
+        alike = alike && queries[k].transform == queries[0].transform;
+    if (alike) {
+        project<TOGETHER>(s.x, queries[0].transform, dim, mine);
+        return;
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++) {
+        float one[1];
+        if (queries[k].transform)
+            project<1>(s.x + k, queries[k].transform, dim, one);
+        mine[k] = queries[k].transform ? one[0] : hadamard(s.x[k], mine[k], dim);
+    }
+}
+
+/** lode_query_begin() and the codes. @param[out] to  of each query; NULL: there is none */
+__device__ __forceinline__ void store_uniform(uint32_t bits, uint32_t dim, const float (&mine)[TOGETHER],
+                                              uint8_t *const (&to)[TOGETHER], shared_queries &s)
+{
+    const uint32_t part = lode_prepared_part_bytes(LODE_LANDMARK_UNIFORM, bits, dim);
+    const uint32_t place = sizeof(lode_prepared_t) + lode_prepared_place(LODE_LANDMARK_UNIFORM, bits, dim, threadIdx.x);
+    const float most = bits == 8 ? 32767 : bits == 1 ? 15 : 127;
+    float absmax[TOGETHER];
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++)
+        note_greatest(mine[k], s.greatest[k]);
+    __syncthreads();
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++) {
+        float back;
+        absmax[k] = 0;
+        for (uint32_t warp = 0; warp < dim / 32; warp++)
+            absmax[k] = fmaxf(absmax[k], s.greatest[k][warp]);
+        const float exact = lode_device_exact_scale(absmax[k], &back);
+        const float inverse = absmax[k] > 0 ? __fdiv_rn(most, __fmul_rn(absmax[k], exact)) : 0;
+        const int32_t code = __float2int_rn(__fmul_rn(__fmul_rn(mine[k], exact), inverse));
+        note_sum(code, s.sums[k]);
+        if (to[k])
+            store_code(bits, dim, code, to[k] + place, to[k] + place + part);
+    }
+    __syncthreads();
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++) {
+        int32_t sum = 0;
+        for (uint32_t warp = 0; warp < dim / 32; warp++)
+            sum += s.sums[k][warp];
+        const float centre = (float)((int32_t)((1u << bits) - 1) * sum);
+        const float scale = __fmul_rn(__fdiv_rn(absmax[k], most), bits == 8 ? 1.0f : 0.5f);
+        const float lower = bits == 8 ? 0 : -(LODE_MAGIC * lode_prepared_odd_weight(bits) + centre); /* exact */
+        if (threadIdx.x == k && to[k])
+            *(lode_prepared_t *)to[k] = {scale, s.bias[k], lower, 0};
+    }
+}
+
+__device__ __forceinline__ void store_plain(lode_landmark_codec_t codec, uint32_t bits, uint32_t dim,
+                                            const float (&mine)[TOGETHER], uint8_t *const (&to)[TOGETHER],
+                                            const shared_queries &s)
+{
+    const uint32_t part = lode_prepared_part_bytes(codec, bits, dim);
+    const uint32_t place = sizeof(lode_prepared_t) + lode_prepared_place(codec, bits, dim, threadIdx.x);
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++) {
+        if (!to[k])
+            continue;
+        store_floats(mine[k], to[k] + place, to[k] + place + part);
+        if (threadIdx.x == k)
+            *(lode_prepared_t *)to[k] = {0, s.bias[k], 0, 0};
+    }
+}
+
 __global__ void __launch_bounds__(LODE_MAX_DIM)
     prepare_kernel(lode_landmark_codec_t codec, uint32_t bits, uint32_t dim, const float *__restrict__ q,
-                   const float *__restrict__ angles, const lode_device_query_t *__restrict__ queries, uint8_t *prepared)
+                   const float *__restrict__ angles, const lode_device_query_t *__restrict__ all, uint32_t n,
+                   uint8_t *prepared)
 {
-    __shared__ float x[LODE_MAX_DIM], products[LODE_MAX_DIM], greatest[MOST_WARPS];
-    __shared__ int32_t sums[MOST_WARPS];
-    const lode_device_query_t query = queries[blockIdx.x];
-    const uint32_t part = lode_prepared_part_bytes(codec, bits, dim);
-    uint8_t *to = prepared + (size_t)blockIdx.x * (sizeof(lode_prepared_t) + 2 * part);
-    uint8_t *even = to + sizeof(lode_prepared_t) + lode_prepared_place(codec, bits, dim, threadIdx.x);
-    float mine = rotated_mean(q, angles, query, dim);
-    lode_prepared_t head = {0, bias_of(mine, query.mean, dim, products), 0, 0};
-    if (codec != LODE_LANDMARK_MEAN) {
-        x[threadIdx.x] = mine;
-        __syncthreads();
-        mine = transformed(x, query.transform, dim);
+    __shared__ shared_queries s;
+    lode_device_query_t queries[TOGETHER];
+    float mine[TOGETHER];
+    uint8_t *to[TOGETHER];
+    const uint32_t bytes = sizeof(lode_prepared_t) + 2 * lode_prepared_part_bytes(codec, bits, dim);
+#pragma unroll
+    for (uint32_t k = 0; k < TOGETHER; k++) {
+        const uint32_t at = blockIdx.x * TOGETHER + k;
+        queries[k] = all[min(at, n - 1)];
+        to[k] = at < n ? prepared + (size_t)at * bytes : NULL;
+        mine[k] = rotated_mean(q, angles, queries[k], dim);
+        s.x[k][threadIdx.x] = mine[k];
+        s.products[k][threadIdx.x] = queries[k].mean ? __fmul_rn(queries[k].mean[threadIdx.x], mine[k]) : 0;
     }
-    if (codec == LODE_LANDMARK_UNIFORM) { /* lode_query_begin() */
-        const float absmax = block_absmax(mine, dim / 32, greatest), most = bits == 8 ? 32767 : bits == 1 ? 15 : 127;
-        float back;
-        const float exact = lode_device_exact_scale(absmax, &back);
-        const float inverse = absmax > 0 ? __fdiv_rn(most, __fmul_rn(absmax, exact)) : 0;
-        const int32_t code = __float2int_rn(__fmul_rn(__fmul_rn(mine, exact), inverse));
-        const int32_t centre = (int32_t)((1u << bits) - 1) * block_sum(code, dim / 32, sums);
-        head.scale = __fmul_rn(__fdiv_rn(absmax, most), bits == 8 ? 1.0f : 0.5f);
-        head.lower = bits == 8 ? 0 : -(LODE_MAGIC * lode_prepared_odd_weight(bits) + (float)centre); /* exact */
-        store_code(bits, dim, code, even, even + part);
-    } else {
-        store_floats(mine, even, even + part);
-    }
-    if (threadIdx.x == 0)
-        *(lode_prepared_t *)to = head;
+    __syncthreads();
+    add_biases(dim, s); /* the warp's own threads read them at the end */
+    __syncwarp();
+    if (codec != LODE_LANDMARK_MEAN)
+        transform(queries, dim, s, mine);
+    if (codec == LODE_LANDMARK_UNIFORM)
+        store_uniform(bits, dim, mine, to, s);
+    else
+        store_plain(codec, bits, dim, mine, to, s);
 }
 
 size_t query_bytes(const lode_landmark_spec_t *spec, uint32_t dim)
@@ -415,8 +500,8 @@ lode_status_t query_prepare(lode_device_stream_t stream, const lode_landmark_spe
         return refuse_spec(spec, dim);
     if (n == 0)
         return LODE_OK;
-    return LODE_LAUNCH(prepare_kernel, n, dim, 0, stream, spec->codec, spec->bits, dim, q, angles, queries,
-                       (uint8_t *)prepared);
+    return LODE_LAUNCH(prepare_kernel, (n + TOGETHER - 1) / TOGETHER, dim, 0, stream, spec->codec, spec->bits, dim, q,
+                       angles, queries, n, (uint8_t *)prepared);
 }
 
 } // namespace

@@ -206,14 +206,16 @@ static void prepare_case(check_t *c, const lode_landmark_spec_t *spec, uint32_t 
     array_t dt = array_make(c, transform, dim * dim * sizeof *transform);
     array_t dq = array_make(c, q, (QUERIES + GROUP) * dim * sizeof *q);
     lode_device_query_t queries[QUERIES];
+    uint32_t transforms = check_below(c, 3); /* none of them, all, or some */
     for (uint32_t i = 0; i < QUERIES; i++)
-        queries[i] = (lode_device_query_t){.q = check_below(c, QUERIES),
-                                           .count = i % 2 ? 1 + check_below(c, GROUP) : 1,
-                                           .angles = i % 3 == 0   ? UINT32_MAX
-                                                     : i % 3 == 1 ? 1
-                                                                  : 0,
-                                           .mean = i == 3 ? NULL : (const float *)dm.at,
-                                           .transform = i % 2 ? NULL : (const float *)dt.at};
+        queries[i] = (lode_device_query_t){
+            .q = check_below(c, QUERIES),
+            .count = i % 2 ? 1 + check_below(c, GROUP) : 1,
+            .angles = i % 3 == 0   ? UINT32_MAX
+                      : i % 3 == 1 ? 1
+                                   : 0,
+            .mean = i == 3 ? NULL : (const float *)dm.at,
+            .transform = transforms == 0 || (transforms == 2 && i % 2) ? NULL : (const float *)dt.at};
     array_t dd = array_make(c, queries, sizeof queries);
     size_t bytes = c->ops->query_bytes(spec, dim), part = lode_prepared_part_bytes(spec->codec, spec->bits, dim);
     expect(c, bytes % 16 == 0 && bytes == sizeof(lode_prepared_t) + 2 * part, "%zu bytes", bytes);
