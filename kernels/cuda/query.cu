@@ -458,7 +458,7 @@ __device__ __forceinline__ void store_plain(lode_landmark_codec_t codec, uint32_
     }
 }
 
-__global__ void __launch_bounds__(LODE_MAX_DIM)
+__global__ void __launch_bounds__(LODE_MAX_DIM, 4)
     prepare_kernel(lode_landmark_codec_t codec, uint32_t bits, uint32_t dim, const float *__restrict__ q,
                    const float *__restrict__ angles, const lode_device_query_t *__restrict__ all, uint32_t n,
                    uint8_t *prepared)
