@@ -183,6 +183,18 @@ void lode_gpu_query(lode_cluster_h cluster, lode_cluster_info_t *info)
     info->device_hits = atomic_load(&gpu->hits);
 }
 
+void lode_gpu_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message)
+{
+    lode_gpu_t *gpu = cluster->gpu; /* as long as the fabric that asks */
+    message->device = gpu != NULL;
+    if (!gpu)
+        return;
+    message->device_landmark_bytes = atomic_load(&gpu->mirror_bytes);
+    message->device_cache_bytes = atomic_load(&gpu->cache_bytes);
+    message->device_looked = atomic_load(&gpu->looked);
+    message->device_hits = atomic_load(&gpu->hits);
+}
+
 /* -------------------------------------------------------------------- close */
 
 static void free_working_memory(lode_gpu_t *gpu)

@@ -137,7 +137,6 @@ typedef struct lode_gpu {
     lode_cluster_h cluster;
     lode_device_stream_t stream; /**< of lode_step() */
     lode_device_event_t busy;    /**< passed when the latest step has run */
-    lode_device_stream_t latest; /**< the stream of that step */
     bool in_step, stepped, captured;
     int device_before; /**< the caller's, while a step runs */
     bool arena_pinned, landing_pinned;
@@ -194,6 +193,8 @@ bool lode_gpu_locate(const lode_options_t *options, uint32_t local_rank, char ad
  * After the fabric and the shard.
  */
 lode_status_t lode_gpu_open(lode_cluster_h cluster, const lode_options_t *options);
+/** The same of a message about this rank; any thread. */
+void lode_gpu_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message);
 /** Fill in what is said of the device; "" without one. */
 void lode_gpu_query(lode_cluster_h cluster, lode_cluster_info_t *info);
 /** Before the fabric goes, whose memory is pinned here: all but the device itself. */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "attend/device.h"
+#include "attend/replicate.h"
 
 /* ------------------------------------------------------------------- blocks */
 
@@ -110,7 +111,7 @@ lode_gpu_layer_t *lode_gpu_layer_of(const lode_step_state_t *step, const struct 
 /* ---------------------------------------------------------------- landmarks */
 
 /* Room for so many tiles a head: heads' tiles move apart, so each is copied by itself. */
-static lode_status_t grow_tiles(lode_step_state_t *step, const struct lode_block *block, lode_gpu_layer_t *layer,
+static lode_status_t grow_tiles(lode_step_state_t *step, const lode_block_info_t *info, lode_gpu_layer_t *layer,
                                 uint64_t tiles, size_t tile_bytes)
 {
     lode_gpu_t *gpu = step->cluster->gpu;
@@ -123,7 +124,7 @@ static lode_status_t grow_tiles(lode_step_state_t *step, const struct lode_block
     lode_gpu_room_t grown = {0}, old = layer->tiles;
     lode_status_t status = lode_gpu_reserve(gpu, "landmarks", &grown, head_bytes * step->cluster->heads, 0);
     if (status != LODE_OK)
-        return lode_fail_within(status, "block \"%s\", layer %u: ", block->info.name, step->layer);
+        return lode_fail_within(status, "block \"%s\": ", info->name);
     size_t used = (layer->landmarks + LODE_TILE - 1) / LODE_TILE * tile_bytes;
     for (uint32_t h = 0; h < step->cluster->heads && used; h++)
         LODE_GPU_TRY(gpu, "moving landmarks",
@@ -173,12 +174,58 @@ static lode_status_t bring_landmarks(lode_step_state_t *step, const lode_step_bl
     size_t tile_bytes = lode_landmark_tile_bytes(&block->info.landmark, step->cluster->geometry.head_dim);
     if (landmarks <= layer->landmarks)
         return LODE_OK;
-    LODE_TRY(grow_tiles(step, block, layer, (landmarks + LODE_TILE - 1) / LODE_TILE, tile_bytes));
+    LODE_TRY(grow_tiles(step, &block->info, layer, (landmarks + LODE_TILE - 1) / LODE_TILE, tile_bytes));
     for (uint32_t head = 0; head < step->cluster->heads; head++)
         LODE_TRY(send_tiles(step, block, layer, head, landmarks, tile_bytes));
     LODE_TRY(send_mean(step, block, layer));
     layer->landmarks = landmarks;
     return LODE_OK;
+}
+
+/*
+ * What other GPUs have broadcast spares the bus here: a piece that goes on where the mirror ends is appended to it. The
+ * first landmarks of a block come from the store, with its mean keys. @p taken: the stream reads the piece.
+ */
+static lode_status_t take_piece(lode_step_state_t *step, const lode_replica_piece_t *piece, bool *taken)
+{
+    lode_cluster_h cluster = step->cluster;
+    lode_gpu_t *gpu = cluster->gpu;
+    for (uint32_t slot = 0; slot < gpu->block_room; slot++) {
+        if (gpu->blocks[slot].id != piece->block || piece->heads != cluster->heads)
+            continue;
+        const lode_block_info_t *info = lode_store_info(cluster->store, slot);
+        size_t tile_bytes = lode_landmark_tile_bytes(&info->landmark, cluster->geometry.head_dim);
+        lode_gpu_layer_t *layer = &gpu->blocks[slot].layers[piece->layer];
+        uint64_t first = piece->first / LODE_TILE, tiles = (piece->end - piece->first) / LODE_TILE;
+        if (layer->landmarks == 0 || layer->landmarks != piece->first)
+            return LODE_OK;
+        LODE_TRY(grow_tiles(step, info, layer, first + tiles, tile_bytes));
+        *taken = true;
+        for (uint32_t head = 0; head < cluster->heads; head++)
+            LODE_GPU_TRY(gpu, "landmarks of a broadcast",
+                         gpu->ops->copy(gpu->plan.stream,
+                                        (uint8_t *)layer->tiles.data + head * layer->head_bytes + first * tile_bytes,
+                                        piece->tiles + head * piece->head_stride, tiles * tile_bytes));
+        layer->landmarks = piece->end;
+        return LODE_OK;
+    }
+    return LODE_OK;
+}
+
+static lode_status_t take_pieces(lode_step_state_t *step)
+{
+    lode_replica_h replica = step->cluster->replica;
+    lode_replica_piece_t piece;
+    lode_status_t status = LODE_OK;
+    while (status == LODE_OK && lode_replica_next(replica, &piece)) {
+        bool taken = false;
+        status = take_piece(step, &piece, &taken);
+        if (taken && status != LODE_OK) /* the copies that were enqueued read it */
+            LODE_GPU_TRY(step->cluster->gpu, "landmarks of a broadcast",
+                         step->cluster->gpu->ops->stream_wait(step->cluster->gpu->plan.stream));
+        lode_replica_give_back(replica, &piece, taken ? step->cluster->gpu->plan.stream : NULL);
+    }
+    return status;
 }
 
 /* ------------------------------------------------------------------- pages */
@@ -295,8 +342,10 @@ static lode_status_t bring_transforms(lode_step_state_t *step)
 lode_status_t lode_gpu_bring(lode_step_state_t *step)
 {
     lode_gpu_t *gpu = step->cluster->gpu;
-    if (!gpu->plan.capturing)
+    if (!gpu->plan.capturing) {
         LODE_TRY(free_dropped(gpu));
+        LODE_TRY(take_pieces(step));
+    }
     LODE_TRY(bring_transforms(step));
     gpu->plan.all_held = true;
     for (uint32_t b = 0; b < step->block_count; b++) {

@@ -47,7 +47,7 @@ lode_status_t lode_gpu_begin(lode_step_state_t *step, void *cuda_stream, bool wa
     gpu->in_step = true;
     plan->waits = plan->timed = wait;
     plan->parts_count = plan->folds = 0;
-    if (!plan->capturing && gpu->stepped && gpu->latest != plan->stream)
+    if (!plan->capturing && gpu->stepped)
         LODE_GPU_TRY(gpu, "following the step before", gpu->ops->event_follow(plan->stream, gpu->busy));
     return LODE_OK;
 }
@@ -421,7 +421,6 @@ static lode_status_t end_step(lode_step_state_t *step, bool look)
     LODE_GPU_TRY(gpu, "the end of a step", gpu->ops->event_record(plan->ticket->done, plan->stream));
     LODE_GPU_TRY(gpu, "the end of a step", gpu->ops->event_record(gpu->busy, plan->stream));
     plan->ticket->busy = gpu->stepped = true;
-    gpu->latest = plan->stream;
     if (plan->waits) {
         LODE_GPU_TRY(gpu, "a step", gpu->ops->stream_wait(plan->stream));
         copy_results(step);

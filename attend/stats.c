@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attend/inside.h"
+#include "attend/device.h"
 
 #define SECOND_NS UINT64_C(1000000000)
 
@@ -115,6 +115,7 @@ void lode_serve_rank_stats(lode_cluster_h cluster, Lodemark__RankStats *message)
     rates(&cluster->meter, &message->steps_per_second, &message->fetched_bytes_per_second);
     lode_fabric_served(fabric, &message->served_bytes, &message->served_bytes_per_second);
     percentiles(&cluster->meter, message);
+    lode_gpu_rank_stats(cluster, message);
 }
 
 static void stats_of(const Lodemark__RankStats *message, lode_rank_stats_t *stats)

@@ -237,6 +237,9 @@ typedef struct lode_rank_stats {
     uint64_t step_p50_ns, step_p90_ns, step_p99_ns, step_max_ns; /**< of the latest steps; 0 before the first */
     uint64_t fetched_bytes, served_bytes;                        /**< records in from, out to other ranks */
     double fetched_bytes_per_second, served_bytes_per_second;    /**< over the last seconds */
+    uint32_t device;                                             /**< 1: its steps run on a GPU; then: */
+    uint64_t device_landmark_bytes, device_cache_bytes;          /**< in the GPU's memory */
+    uint64_t device_looked, device_hits; /**< records that steps wanted, and of those, found in the GPU's cache */
 } lode_rank_stats_t;
 
 /** Ask a rank for its statistics. @return ::LODE_ERR_INVALID (no such rank), ::LODE_ERR_TIMEOUT. */
@@ -474,8 +477,8 @@ LODE_API lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const l
  * run before, since a captured one takes no memory and brings nothing up to date. The graph holds: the views' blocks,
  * as long as they are then, and where their pages lie; positions, policies and the number of streams and tokens; the
  * tensors' addresses. Each replay reads the q that is there then, chooses anew, and goes on using the cache. A replay
- * must not run beside other steps of the cluster, nor after a block of its views was dropped, nor after
- * lode_cluster_leave().
+ * must not run beside other steps of the cluster, nor after a block of its views was dropped or its pages have moved (a
+ * rank was lost or joined, and replicas followed), nor after lode_cluster_leave().
  *
  * @param[in]  cuda_stream  a cudaStream_t of this rank's GPU; NULL: the default stream
  * @param[out] stats        may be NULL. What only the GPU knows by then (records_wanted, _hit, _local) is 0 unless the

@@ -88,6 +88,15 @@ static void print_page(FILE *out, const lode_rank_stats_t *s)
     metric(out, s, "failed_steps_total", "counter", "Steps that failed on this rank.", s->failed_steps);
     metric(out, s, "fetched_bytes_total", "counter", "Records fetched from other ranks.", s->fetched_bytes);
     metric(out, s, "served_bytes_total", "counter", "Records served to other ranks.", s->served_bytes);
+    if (s->device) {
+        metric(out, s, "device_landmark_bytes", "gauge", "Landmarks in the memory of this rank's GPU.",
+               s->device_landmark_bytes);
+        metric(out, s, "device_cache_bytes", "gauge", "Cache of records in the memory of this rank's GPU.",
+               s->device_cache_bytes);
+        metric(out, s, "device_records_looked_total", "counter", "Records that steps looked up in the GPU's cache.",
+               s->device_looked);
+        metric(out, s, "device_records_hit_total", "counter", "Of those, found there.", s->device_hits);
+    }
     print_steps(out, s);
 }
 

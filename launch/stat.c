@@ -160,6 +160,11 @@ static json_t *rank_json(const lode_stat_t *stat, uint32_t rank)
     if (object && counts)
         json_object_update(object, counts);
     json_decref(counts);
+    if (object && r->device)
+        json_object_set_new(object, "device",
+                            json_pack("{s:I s:I s:I s:I}", "landmark_bytes", (json_int_t)r->device_landmark_bytes,
+                                      "cache_bytes", (json_int_t)r->device_cache_bytes, "looked",
+                                      (json_int_t)r->device_looked, "hits", (json_int_t)r->device_hits));
     return object;
 }
 

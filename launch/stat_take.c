@@ -39,6 +39,11 @@ static void add_rank(lode_stat_t *stat, uint32_t rank)
     t->steps_per_second += r->steps_per_second;
     t->fetched_bytes += r->fetched_bytes;
     t->served_bytes += r->served_bytes;
+    t->device |= r->device;
+    t->device_landmark_bytes += r->device_landmark_bytes;
+    t->device_cache_bytes += r->device_cache_bytes;
+    t->device_looked += r->device_looked;
+    t->device_hits += r->device_hits;
     t->fetched_bytes_per_second += r->fetched_bytes_per_second;
     t->served_bytes_per_second += r->served_bytes_per_second;
     t->blocks = larger(t->blocks, r->blocks);

@@ -10,7 +10,8 @@
     F(arena_bytes) F(arena_used_bytes) F(pages) F(landmark_bytes) F(blocks) \
     F(under_replicated_pages) F(lost_pages) F(repaired_bytes) F(clients) F(steps) \
     F(failed_steps) F(steps_per_second) F(step_p50_ns) F(step_p90_ns) F(step_p99_ns) \
-    F(step_max_ns) F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) F(served_bytes_per_second)
+    F(step_max_ns) F(fetched_bytes) F(served_bytes) F(fetched_bytes_per_second) F(served_bytes_per_second) \
+    F(device) F(device_landmark_bytes) F(device_cache_bytes) F(device_looked) F(device_hits)
 /* clang-format on */
 
 void lode_rank_numbers_pack(const lode_rank_stats_t *stats, Lodemark__RankStats *message)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "attend/device.h"
+#include "attend/replicate.h"
 #include "tests/emulator/emulator.h"
 #include "tests/multi/steps.h"
 
@@ -387,6 +388,87 @@ static void hits(lode_cluster_h cluster)
     MUST(lode_block_drop(&block));
 }
 
+/* After a few steps of one size, none asks for device or pinned memory, also where new tokens come in. */
+static void steps_take_nothing(lode_cluster_h cluster)
+{
+    lode_block_h block = make_block(cluster, LODE_FORMAT_HIGGS4, "landmark2", 64 * 3);
+    lode_view_h view = make_view(cluster, &block, 1, NULL, 0, (lode_policy_t){.budget_tokens = 40});
+    float q[Q], k[KV], v[KV], out[Q];
+    lode_emulator_counts_t warm, after;
+    for (int step = 0; step < 8; step++) {
+        if (step == 4)
+            lode_emulator_count(&warm);
+        fill(q, Q);
+        fill(k, KV);
+        fill(v, KV);
+        lode_stream_t stream = {view, 1, LODE_POSITION_END, LODE_FP32, q, k, v, out};
+        MUST(lode_step(cluster, 0, &stream, 1, NULL));
+    }
+    lode_emulator_count(&after);
+    CHECK(after.allocs == warm.allocs && after.live == warm.live, "%llu more allocations",
+          (unsigned long long)(after.allocs - warm.allocs));
+    MUST(lode_view_destroy(&view));
+    MUST(lode_block_drop(&block));
+}
+
+/* ----------------------------------------------------- landmarks that come by broadcast */
+
+/* One piece in place of those of attend/replicate.c, and how often it was taken. */
+static lode_replica_piece_t offered;
+static int offers, given_back, read_by_stream;
+
+bool __wrap_lode_replica_next(lode_replica_h replica, lode_replica_piece_t *piece);
+void __wrap_lode_replica_give_back(lode_replica_h replica, const lode_replica_piece_t *piece,
+                                   lode_device_stream_t stream);
+
+bool __wrap_lode_replica_next(lode_replica_h replica, lode_replica_piece_t *piece)
+{
+    (void)replica;
+    *piece = offered;
+    return offers-- > 0;
+}
+
+void __wrap_lode_replica_give_back(lode_replica_h replica, const lode_replica_piece_t *piece,
+                                   lode_device_stream_t stream)
+{
+    (void)replica;
+    given_back += piece->block == offered.block;
+    read_by_stream += stream != NULL;
+}
+
+static void broadcasts(lode_cluster_h cluster)
+{
+    enum { BEFORE = 64 * 2, AFTER = 64 * 5 };
+    lode_gpu_t *gpu = cluster->gpu;
+    lode_block_h block = make_block(cluster, LODE_FORMAT_BF16, "landmark2", BEFORE);
+    lode_view_h view =
+        make_view(cluster, &block, 1, NULL, -1, (lode_policy_t){.merge = LODE_MERGE_MEAN, .budget_tokens = 30});
+    size_t tile = lode_landmark_tile_bytes(&block->info.landmark, DIM), bytes = (AFTER - BEFORE) / LODE_TILE * tile;
+    one(cluster, view, 1, LODE_POSITION_END, true, "before a broadcast");
+    append(block, AFTER - BEFORE);
+    uint8_t *here = malloc(KV_HEADS * bytes);
+    for (uint32_t h = 0; h < KV_HEADS; h++)
+        for (uint64_t first = BEFORE, count; first < AFTER; first += count) {
+            const uint8_t *tiles;
+            count = lode_store_span(cluster->store, block->slot, 1, h, first, AFTER, &tiles);
+            memcpy(here + h * bytes + (first - BEFORE) / LODE_TILE * tile, tiles, count / LODE_TILE * tile);
+        }
+    void *there;
+    MUST(gpu->ops->alloc(gpu->device, KV_HEADS * bytes, &there));
+    MUST(gpu->ops->copy(gpu->stream, there, here, KV_HEADS * bytes));
+    MUST(gpu->ops->stream_wait(gpu->stream));
+    offered = (lode_replica_piece_t){block->info.id, 1, KV_HEADS, BEFORE, AFTER, there, bytes, 0};
+    offers = 2; /* the second is what the mirror has by then */
+    given_back = read_by_stream = 0;
+    one(cluster, view, 1, LODE_POSITION_END, true, "after a broadcast");
+    CHECK(given_back == 2 && read_by_stream == 1, "%d given back, %d taken", given_back, read_by_stream);
+    offers = 0;
+    gpu->ops->free(gpu->device, there);
+    free(here);
+    MUST(lode_view_destroy(&view));
+    MUST(lode_block_drop(&block));
+}
+
 /* --------------------------------------------------------- streams and graphs */
 
 /* A tensor in device memory. */
@@ -702,6 +784,7 @@ static void two_devices(void)
 
 int main(int argc, char **argv)
 {
+    lode_emulator_counts_t after;
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
@@ -715,6 +798,8 @@ int main(int argc, char **argv)
     writes_and_growth(cluster);
     rounds(cluster);
     hits(cluster);
+    steps_take_nothing(cluster);
+    broadcasts(cluster);
     drops_give_back(cluster);
     if (lode_emulator_here()) /* there are two devices */
         bad_pointers(cluster);
@@ -729,6 +814,9 @@ int main(int argc, char **argv)
         short_memory();
         devices_that_are_not();
     }
+    lode_emulator_count(&after);
+    CHECK(after.live == 0 && after.bytes_in_use == 0, "%llu things of the device are left, %llu bytes",
+          (unsigned long long)after.live, (unsigned long long)after.bytes_in_use);
     int all;
     MPI_Allreduce(&failures, &all, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     MPI_Finalize();

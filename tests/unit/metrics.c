@@ -148,6 +148,20 @@ Test(metrics, page_is_what_prometheus_reads)
     free(text);
 }
 
+Test(metrics, a_device_has_samples_of_its_own)
+{
+    lode_rank_stats_t with = some;
+    with.device = 1;
+    with.device_looked = 40;
+    with.device_hits = 30;
+    char *text = lode_metrics_text(&with);
+    cr_assert(text != NULL);
+    page_t page = parse(text, "lodemark_device_records_hit_total{rank=\"3\"}");
+    cr_assert(page.found == 30 && page.names == 24 && page.samples == 28, "%g, %d names, %d samples", page.found,
+              page.names, page.samples);
+    free(text);
+}
+
 Test(metrics, no_steps_have_no_quantiles)
 {
     lode_rank_stats_t none = {.rank = 0};
