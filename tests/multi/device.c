@@ -702,6 +702,51 @@ static void drops_give_back(lode_cluster_h cluster)
     MUST(lode_block_drop(&block));
 }
 
+static void fail_alloc(uint64_t number)
+{
+    lode_emulator_t settings;
+    lode_emulator_get(&settings);
+    settings.fail_alloc = number;
+    lode_emulator_set(&settings);
+}
+
+/* An allocation that fails has mirrors of other blocks given up, and is made again. */
+static void memory_that_is_short_for_a_moment(lode_cluster_h cluster)
+{
+    lode_policy_t policy = {.merge = LODE_MERGE_MEAN, .budget_tokens = 20};
+    lode_block_h old = make_block(cluster, LODE_FORMAT_FP8, "landmark2", 100);
+    lode_view_h before = make_view(cluster, &old, 1, NULL, -1, policy);
+    for (uint64_t number = 1; number <= 4; number++) {
+        one(cluster, before, 1, LODE_POSITION_END, true, "a mirror that may go");
+        lode_block_h block = make_block(cluster, LODE_FORMAT_FP8, "landmark2", 70);
+        lode_view_h view = make_view(cluster, &block, 1, NULL, -1, policy);
+        fail_alloc(number);
+        one(cluster, view, 1, LODE_POSITION_END, true, "an allocation that fails once");
+        fail_alloc(0);
+        MUST(lode_view_destroy(&view));
+        MUST(lode_block_drop(&block));
+    }
+    MUST(lode_view_destroy(&before));
+    MUST(lode_block_drop(&old));
+}
+
+/* What cannot be pinned: the landing buffers are needed, the arena is not. */
+static void memory_that_cannot_be_pinned(void)
+{
+    bool refused = false, without = false;
+    for (uint64_t number = 1; number <= 3; number++) {
+        lode_cluster_h cluster;
+        fail_alloc(number);
+        lode_status_t status = try_join((const char *[]){"device", "cuda", NULL}, &cluster);
+        fail_alloc(0);
+        refused |= status == LODE_ERR_NO_MEMORY && strstr(lode_error_message(), "landing");
+        without |= status == LODE_OK && !cluster->gpu->arena_pinned;
+        if (status == LODE_OK)
+            MUST(lode_cluster_leave(&cluster));
+    }
+    CHECK(refused && without, "refused: %d, without the arena: %d", refused, without);
+}
+
 static void short_memory(void)
 {
     lode_emulator_t saved, settings;
@@ -793,16 +838,20 @@ int main(int argc, char **argv)
     lode_cluster_h cluster =
         join((const char *[]){"device", "cuda", "gpu-cache", "1MiB", "device-ordinal", "0", "path", "batched", NULL});
     CHECK(cluster->gpu);
-    formats_and_landmarks(cluster);
+    if (ranks == 1) { /* what other ranks have no part in */
+        formats_and_landmarks(cluster);
+        writes_and_growth(cluster);
+        steps_take_nothing(cluster);
+        broadcasts(cluster);
+        drops_give_back(cluster);
+    }
+    if (ranks == 1 && lode_emulator_here()) { /* memory that fails, and two devices */
+        memory_that_is_short_for_a_moment(cluster);
+        bad_pointers(cluster);
+    }
     views_and_streams(cluster);
-    writes_and_growth(cluster);
     rounds(cluster);
     hits(cluster);
-    steps_take_nothing(cluster);
-    broadcasts(cluster);
-    drops_give_back(cluster);
-    if (lode_emulator_here()) /* there are two devices */
-        bad_pointers(cluster);
     shared_blocks(cluster);
     lost_pages(cluster);
     enqueue_and_replay(cluster);
@@ -811,6 +860,7 @@ int main(int argc, char **argv)
     MUST(lode_cluster_leave(&cluster));
     unpinned_arena();
     if (ranks == 1 && lode_emulator_here()) {
+        memory_that_cannot_be_pinned();
         short_memory();
         devices_that_are_not();
     }
