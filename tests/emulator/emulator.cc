@@ -51,8 +51,9 @@ struct fiber {
 fiber *fibers;
 context scheduler;
 uint32_t threads, current, live;
-uint32_t ready[MOST_THREADS], ready_count;
-uint32_t in_block; /* threads that wait at a barrier */
+uint32_t ready[MOST_THREADS], ready_first, ready_count;        /* a ring */
+uint32_t in_warp[MOST_THREADS / 32], ended[MOST_THREADS / 32]; /* lanes of each warp */
+uint32_t in_block;                                             /* threads that wait at a barrier */
 const char *kernel_name;
 const std::function<void()> *body;
 bool running;
@@ -105,17 +106,15 @@ void set_thread(uint32_t t)
 uint32_t pick(void)
 {
     /* in turn, the last first, or any: by the block's mood */
-    uint32_t mood = (uint32_t)(random_state >> 60) % 3, i = ready_count - 1;
-    if (mood == 1)
-        i = 0;
-    else if (mood == 2)
-        i = (uint32_t)(lode_emulated_random() % ready_count);
-    uint32_t t = ready[i];
-    if (mood == 1)
-        memmove(ready, ready + 1, --ready_count * sizeof *ready);
-    else
-        ready[i] = ready[--ready_count];
-    return t;
+    uint32_t mood = (uint32_t)(random_state >> 60) % 3, last = (ready_first + --ready_count) % MOST_THREADS;
+    if (mood == 1) {
+        uint32_t t = ready[ready_first];
+        ready_first = (ready_first + 1) % MOST_THREADS;
+        return t;
+    }
+    if (mood == 2)
+        std::swap(ready[last], ready[(ready_first + lode_emulated_random() % (ready_count + 1)) % MOST_THREADS]);
+    return ready[last];
 }
 
 void leave(void)
@@ -129,28 +128,29 @@ void leave(void)
 void wake(uint32_t t)
 {
     fibers[t].now = READY;
-    ready[ready_count++] = t;
+    in_warp[t / 32] &= ~(1u << t % 32);
+    ready[(ready_first + ready_count++) % MOST_THREADS] = t;
 }
 
 /* If all of the mask are there, or have ended, let them go on. */
 void try_warp(uint32_t t)
 {
     fiber *f = &fibers[t];
-    uint32_t first = t & ~31u, mask = f->mask;
+    uint32_t first = t & ~31u, mask = f->mask, there = mask & ~ended[t / 32];
     void *lanes[32] = {};
+    if (there & ~in_warp[t / 32])
+        return;
     for (uint32_t l = 0; l < 32; l++) {
-        if (!(mask >> l & 1) || first + l >= threads || fibers[first + l].now == ENDED)
+        if (!(there >> l & 1))
             continue;
         fiber *other = &fibers[first + l];
-        if (other->now != IN_WARP)
-            return;
         if (other->mask != mask) { /* it may be with others first, unless they wait for one another */
             if (other->mask >> (t & 31) & 1)
                 lode_emulated_stop("lane %u waits in %s with mask %08x, lane %u in %s with mask %08x", t & 31, f->what,
                                    mask, l, other->what, other->mask);
             return;
         }
-        if (strcmp(other->what, f->what) != 0)
+        if (other->what != f->what && strcmp(other->what, f->what) != 0)
             lode_emulated_stop("lane %u waits in %s, lane %u of the same mask in %s", t & 31, f->what, l, other->what);
         lanes[l] = other->mine;
     }
@@ -171,7 +171,7 @@ void try_block(void)
         all[t] = f->now == IN_BLOCK ? f->mine : NULL;
         if (f->now == IN_BLOCK && !first)
             first = f;
-        if (f->now == IN_BLOCK && strcmp(f->what, first->what) != 0)
+        if (f->now == IN_BLOCK && f->what != first->what && strcmp(f->what, first->what) != 0)
             lode_emulated_stop("some threads wait in %s, others in %s", first->what, f->what);
     }
     first->all_block(threads, all);
@@ -243,10 +243,14 @@ void run_block(size_t shared_bytes)
     memset(shared_memory, 0xa9, shared_bytes);
     live = threads;
     in_block = 0;
-    ready_count = 0;
+    ready_first = ready_count = 0;
     for (uint32_t t = 0; t < threads; t++) {
         prepare_fiber(&fibers[t]);
         ready[ready_count++] = t;
+    }
+    for (uint32_t w = 0; w < MOST_THREADS / 32; w++) {
+        in_warp[w] = 0;
+        ended[w] = 32 * w + 32 <= threads ? 0 : 32 * w >= threads ? ~0u : ~0u << threads % 32;
     }
     lode_emulated_random();
     if (random_state & 8) /* warps in an order of their own */
@@ -262,6 +266,7 @@ void run_block(size_t shared_bytes)
         switch_to(&scheduler, &fibers[me].at);
         if (fibers[me].now != ENDED)
             continue;
+        ended[me / 32] |= 1u << me % 32;
         for (uint32_t t = me & ~31u; t < threads && t < (me & ~31u) + 32; t++)
             if (fibers[t].now == IN_WARP)
                 try_warp(t);
@@ -333,6 +338,7 @@ void lode_emulate_warp(uint32_t mask, const char *what, void (*all)(uint32_t mas
     f->all_warp = all;
     f->mine = with;
     f->now = IN_WARP;
+    in_warp[current / 32] |= 1u << current % 32;
     try_warp(current);
     leave();
 }
