@@ -89,8 +89,8 @@ struct lode_cluster {
     int store_fd;
     uint64_t store_bytes;
     uint32_t store_blocks;
-    char *transform_path;        /**< "": none */
-    lode_transform_t *transform; /**< NULL: none */
+    char *transform_path;          /**< "": none */
+    lode_transform_t *transform;   /**< NULL: none */
     const lode_options_t *options; /**< while it joins */
     uint64_t started_ns;
     lode_meter_t meter;

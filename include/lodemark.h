@@ -425,7 +425,7 @@ typedef struct lode_step_stats {
     uint64_t budget_tokens;   /**< tokens a KV head that token could choose */
     uint64_t records_wanted;  /**< chosen, without the tail */
     uint64_t records_local;   /**< of those, in this rank's own shard */
-    uint64_t records_hit;     /**< of those, in the hot cache */
+    uint64_t records_hit;     /**< of those, in the hot cache, or on a GPU in its cache */
     uint64_t records_fetched; /**< of those, from other ranks */
     uint64_t records_lost;    /**< of those wanted, that no owner could give (::LODE_LOST_SKIP) */
     uint64_t bytes_fetched;   /**< payload that landed */
