@@ -249,8 +249,12 @@ lode_status_t lode_cluster_join(lode_config_h config, const lode_geometry_t *geo
         return status;
     }
     const char *reason, *path = lode_fabric_path(cluster->fabric, &reason);
-    if (lode_fabric_rank(cluster->fabric) == 0)
+    lode_replica_stats_t replication;
+    lode_replica_stats(cluster->replica, &replication);
+    if (lode_fabric_rank(cluster->fabric) == 0) {
         lode_info("fetch path %s: %s", path, reason);
+        lode_info("landmarks to GPUs by %s: %s", replication.nccl ? "nccl" : "the hosts", replication.reason);
+    }
     *out = cluster;
     return LODE_OK;
 }
