@@ -15,7 +15,7 @@
 #include "tests/multi/steps.h"
 
 enum { LAYERS = 2, KV_HEADS = 2, DIM = 64, TILE_ROW = KV_HEADS * LODE_TILE * 18 }; /* 2 bits a coordinate, a scale */
-enum { SLOT_TILES = 40, SLOT_BYTES = 256 + SLOT_TILES * TILE_ROW };
+enum { SLOT_TILES = 20, SLOT_BYTES = 256 + SLOT_TILES * TILE_ROW };
 #define SECOND UINT64_C(1000000000)
 #define PATIENCE (30 * SECOND)
 
@@ -104,7 +104,7 @@ static lode_block_h create_block(const char *name)
     char text[64];
     lode_block_h block;
     snprintf(text, sizeof text, "%s-%d-%d", name, rank, made++);
-    lode_block_params_t params = {.name = text, .format = LODE_FORMAT_HIGGS4};
+    lode_block_params_t params = {.name = text, .format = LODE_FORMAT_FP8};
     MUST(lode_landmark_parse("landmark2", &params.landmark));
     MUST(lode_block_create(cluster, &params, &block));
     return block;
