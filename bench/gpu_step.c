@@ -11,7 +11,7 @@
 
 #include "bench/gpu.h"
 
-enum { DIM = 128, GROUP = 4, HEADS = 8, VALUES = 1 << 16, PUT_TOKENS = 4096, QUERIES = 8, SINKS = 4, WINDOW = 64 };
+enum { DIM = 128, GROUP = 4, HEADS = 8, VALUES = 1 << 16, PUT_TOKENS = 4096, SINKS = 4, WINDOW = 64 };
 #define BUDGET 0.01
 
 typedef struct step_case {
@@ -23,6 +23,7 @@ typedef struct step_case {
 typedef struct step {
     const step_case_t *which;
     uint32_t heads;
+    uint32_t queries; /* in rotation */
     uint64_t tokens;
     double budget;
     lode_config_h config;
@@ -30,7 +31,7 @@ typedef struct step {
     lode_block_h block;
     lode_view_h view;
     float *values; /* what keys and values are taken from */
-    float *host_q; /* (QUERIES, heads · GROUP, DIM) */
+    float *host_q; /* (queries, heads · GROUP, DIM) */
     float *q, *out, *lse;
     uint64_t wanted; /* records of one step */
 } step_t;
@@ -91,12 +92,12 @@ static lode_status_t put_queries(lode_gpu_bench_t *b, step_t *s)
     size_t n = query_floats(s);
     float *same;
     LODE_TRY(lode_gpu_alloc(b, LODE_MEMORY_HOST, sizeof *same * n, (void **)&same));
-    LODE_TRY(lode_gpu_alloc(b, LODE_MEMORY_HOST, sizeof *same * n * QUERIES, (void **)&s->host_q));
+    LODE_TRY(lode_gpu_alloc(b, LODE_MEMORY_HOST, sizeof *same * n * s->queries, (void **)&s->host_q));
     lode_gpu_gaussian(b, 1, same, n);
-    lode_gpu_gaussian(b, (float)s->which->noise, s->host_q, n * QUERIES);
-    for (size_t i = 0; i < n * QUERIES; i++)
+    lode_gpu_gaussian(b, (float)s->which->noise, s->host_q, n * s->queries);
+    for (size_t i = 0; i < n * s->queries; i++)
         s->host_q[i] += same[i % n];
-    LODE_TRY(lode_gpu_put(b, s->host_q, sizeof *same * n * QUERIES, (void **)&s->q));
+    LODE_TRY(lode_gpu_put(b, s->host_q, sizeof *same * n * s->queries, (void **)&s->q));
     LODE_TRY(lode_gpu_alloc(b, LODE_MEMORY_DEVICE, sizeof *same * n, (void **)&s->out));
     return lode_gpu_alloc(b, LODE_MEMORY_DEVICE, sizeof *same * n / DIM, (void **)&s->lse);
 }
@@ -105,7 +106,8 @@ static lode_status_t step_create(lode_gpu_bench_t *b, const step_case_t *which, 
 {
     *s = (step_t){.which = which,
                   .heads = (uint32_t)lode_gpu_size(b, HEADS, 2),
-                  .tokens = lode_gpu_size(b, 256 << 10, 640),
+                  .queries = b->small ? 2 : 8,
+                  .tokens = lode_gpu_size(b, 256 << 10, 320),
                   .budget = b->small ? 0.2 : BUDGET};
     lode_geometry_t geometry = {
         .layers = 1, .query_heads = s->heads * GROUP, .kv_heads = s->heads, .head_dim = DIM, .rope = {.theta = 500000}};
@@ -142,7 +144,7 @@ static lode_status_t step_enqueue(lode_gpu_bench_t *b, void *context, uint32_t t
                             .tokens = 1,
                             .position = LODE_POSITION_END,
                             .dtype = LODE_FP32,
-                            .q = s->q + turn % QUERIES * query_floats(s),
+                            .q = s->q + turn % s->queries * query_floats(s),
                             .out = s->out,
                             .lse = s->lse};
     return lode_step_enqueue(s->cluster, 0, &stream, 1, b->stream, NULL);
@@ -185,7 +187,7 @@ static lode_status_t wrong_heads(lode_gpu_bench_t *b, step_t *s, uint64_t *wrong
     lode_step_stats_t stats;
     LODE_TRY(lode_gpu_alloc(b, LODE_MEMORY_HOST, sizeof *out * query_floats(s), (void **)&out));
     for (int turn = 0; turn < 2; turn++) {
-        const float *q = s->host_q + (QUERIES - 1) * query_floats(s);
+        const float *q = s->host_q + (s->queries - 1) * query_floats(s);
         memset(out, 0xa5, sizeof *out * query_floats(s));
         lode_stream_t stream = {
             .view = s->view, .tokens = 1, .position = LODE_POSITION_END, .dtype = LODE_FP32, .q = q, .out = out};
@@ -220,7 +222,7 @@ static lode_status_t bus_time(lode_gpu_bench_t *b, size_t bytes, double *seconds
 static lode_status_t measure_step(lode_gpu_bench_t *b, step_t *s, lode_gpu_row_t *row)
 {
     lode_landmark_spec_t spec = {.codec = LODE_LANDMARK_UNIFORM, .bits = 2, .chunk = 1};
-    lode_gpu_work_t figure = {.enqueue = step_enqueue, .context = s, .sets = QUERIES}, floor;
+    lode_gpu_work_t figure = {.enqueue = step_enqueue, .context = s, .sets = s->queries}, floor;
     lode_gpu_stretch_t stretch;
     lode_cluster_info_t before, after;
     double step, memory, bus;
@@ -228,7 +230,7 @@ static lode_status_t measure_step(lode_gpu_bench_t *b, step_t *s, lode_gpu_row_t
     size_t record = lode_device_record_bytes(LODE_FORMAT_FP8, DIM);
     size_t bytes = s->heads * s->tokens * lode_landmark_row_bytes(&spec, DIM) + s->wanted * record;
     LODE_TRY(lode_gpu_read_floor(b, bytes, &stretch, &floor));
-    for (uint32_t turn = 0; turn < QUERIES; turn++) /* what is captured must have run before */
+    for (uint32_t turn = 0; turn < s->queries; turn++) /* what is captured must have run before */
         LODE_TRY(step_enqueue(b, s, turn));
     LODE_GPU(b, b->ops->stream_wait(b->stream));
     LODE_TRY(lode_cluster_query(s->cluster, &before));
@@ -275,7 +277,7 @@ static lode_status_t step_row(lode_gpu_bench_t *b, const step_case_t *which)
 lode_status_t lode_gpu_step(lode_gpu_bench_t *b)
 {
     const step_case_t cases[] = {{"8x256K cached", b->small ? "2MiB" : "256MiB", 0},
-                                 {"8x256K mixed", b->small ? "64KiB" : "6MiB", 0.2},
+                                 {"8x256K mixed", b->small ? "16KiB" : "6MiB", 0.2},
                                  {"8x256K no cache", "0", 0.2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         LODE_TRY(step_row(b, &cases[i]));
