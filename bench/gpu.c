@@ -14,10 +14,10 @@ static const lode_option_t gpu_options[] = {
     {NULL},
 };
 
-const lode_gpu_subject_t lode_gpu_kernels[] = {
-    {"copies", lode_gpu_copies}, {"scan", lode_gpu_scan},   {"query_prepare", lode_gpu_prepare},
-    {"select", lode_gpu_select}, {"cache", lode_gpu_cache}, {"gather", lode_gpu_gather},
-    {"attend", lode_gpu_attend}, {"merge", lode_gpu_merge}, {NULL},
+const lode_gpubench_subject_t lode_gpubench_kernels[] = {
+    {"copies", lode_gpubench_copies}, {"scan", lode_gpubench_scan},   {"query_prepare", lode_gpubench_prepare},
+    {"select", lode_gpubench_select}, {"cache", lode_gpubench_cache}, {"gather", lode_gpubench_gather},
+    {"attend", lode_gpubench_attend}, {"merge", lode_gpubench_merge}, {NULL},
 };
 
 static void print_help(const char *command)
@@ -29,7 +29,7 @@ static void print_help(const char *command)
     lode_options_help(gpu_options, stdout);
 }
 
-static lode_status_t read_options(const char *command, int argc, char **argv, lode_gpu_bench_t *b)
+static lode_status_t read_options(const char *command, int argc, char **argv, lode_gpubench_t *b)
 {
     int rest = argc;
     LODE_TRY(lode_options_create(gpu_options, &b->options));
@@ -44,7 +44,7 @@ static lode_status_t read_options(const char *command, int argc, char **argv, lo
     return lode_ops_get("scalar", &b->scalar);
 }
 
-static lode_status_t open_device(lode_gpu_bench_t *b)
+static lode_status_t open_device(lode_gpubench_t *b)
 {
     uint32_t devices, ordinal = (uint32_t)lode_options_count(&b->options, "device");
     lode_status_t status = lode_device_get("cuda", &b->ops);
@@ -66,9 +66,9 @@ static lode_status_t open_device(lode_gpu_bench_t *b)
     return LODE_OK;
 }
 
-static void close_device(lode_gpu_bench_t *b)
+static void close_device(lode_gpubench_t *b)
 {
-    lode_gpu_free_all(b);
+    lode_gpubench_free_all(b);
     if (b->begin)
         b->ops->event_destroy(b->begin);
     if (b->end)
@@ -80,12 +80,12 @@ static void close_device(lode_gpu_bench_t *b)
 }
 
 /* A subject that fails does not keep the others from their turn. */
-static void run_subjects(lode_gpu_bench_t *b, const lode_gpu_subject_t *subject)
+static void run_subjects(lode_gpubench_t *b, const lode_gpubench_subject_t *subject)
 {
     for (; subject && subject->name; subject++) {
         uint32_t before = b->count;
         if (subject->run(b) != LODE_OK && b->failure_count < sizeof b->failures / sizeof *b->failures) {
-            lode_gpu_failure_t *failure = &b->failures[b->failure_count++];
+            lode_gpubench_failure_t *failure = &b->failures[b->failure_count++];
             failure->subject = subject->name;
             snprintf(failure->why, sizeof failure->why, "%s", lode_error_message());
             printf("%s failed: %s\n", subject->name, failure->why);
@@ -93,7 +93,7 @@ static void run_subjects(lode_gpu_bench_t *b, const lode_gpu_subject_t *subject)
             if (b->count > before && !b->rows[b->count - 1].note[0])
                 snprintf(b->rows[b->count - 1].note, sizeof b->rows->note, "not measured: the subject failed");
         }
-        lode_gpu_free_all(b);
+        lode_gpubench_free_all(b);
     }
 }
 
@@ -105,27 +105,27 @@ static lode_status_t check_output(const char *path)
     return file || !path ? LODE_OK : lode_fail(LODE_ERR_IO, "--json %s: the file cannot be written", path);
 }
 
-static lode_status_t run(lode_gpu_bench_t *b, const lode_gpu_subject_t *extra)
+static lode_status_t run(lode_gpubench_t *b, const lode_gpubench_subject_t *extra)
 {
     const char *json = lode_options_get(&b->options, "json");
     LODE_TRY(open_device(b));
     LODE_TRY(check_output(json));
-    lode_gpu_head(b);
-    run_subjects(b, lode_gpu_kernels);
+    lode_gpubench_head(b);
+    run_subjects(b, lode_gpubench_kernels);
     run_subjects(b, extra);
-    return lode_gpu_report(b, json);
+    return lode_gpubench_report(b, json);
 }
 
-int lode_gpu_main(const char *command, int argc, char **argv, const lode_gpu_subject_t *extra)
+int lode_gpubench_main(const char *command, int argc, char **argv, const lode_gpubench_subject_t *extra)
 {
-    static lode_gpu_bench_t b;
+    static lode_gpubench_t b;
     int code = 0;
     for (int i = 0; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
             print_help(command);
             return 0;
         }
-    b = (lode_gpu_bench_t){0};
+    b = (lode_gpubench_t){0};
     lode_status_t status = read_options(command, argc, argv, &b);
     if (status != LODE_OK)
         code = 2;

@@ -5,10 +5,10 @@
 
 int lode_bench_gpu(int argc, char **argv)
 {
-    static const lode_gpu_subject_t steps[] = {{"step", lode_gpu_step}, {NULL, NULL}};
+    static const lode_gpubench_subject_t steps[] = {{"step", lode_gpubench_step}, {NULL, NULL}};
     if (lode_job_rank_hint())
         return LODE_EXIT_OK; /* started by mpirun: one rank measures, or they would disturb each other */
-    int code = lode_gpu_main("lodemark bench gpu", argc, argv, steps);
+    int code = lode_gpubench_main("lodemark bench gpu", argc, argv, steps);
     lode_job_end();
     return code;
 }

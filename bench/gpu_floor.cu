@@ -26,8 +26,8 @@ static __global__ void __launch_bounds__(THREADS) read_bytes(const uint4 *from, 
         *sink = sum;
 }
 
-extern "C" lode_status_t lode_gpu_floor_read(lode_device_stream_t stream, const void *from, size_t bytes,
-                                             uint32_t processors, uint32_t *sink)
+extern "C" lode_status_t lode_gpubench_floor_read(lode_device_stream_t stream, const void *from, size_t bytes,
+                                                  uint32_t processors, uint32_t *sink)
 {
     size_t count = bytes / sizeof(uint4), wanted = (count + THREADS * LOADS - 1) / (THREADS * LOADS);
     size_t most = (size_t)processors * BLOCKS;

@@ -7,17 +7,17 @@
 
 #include "bench/gpu.h"
 
-static double judged_value(const lode_gpu_row_t *row)
+static double judged_value(const lode_gpubench_row_t *row)
 {
     return row->judge_us ? row->us : row->ratio;
 }
 
-static bool judged(const lode_gpu_row_t *row)
+static bool judged(const lode_gpubench_row_t *row)
 {
     return row->timed && isfinite(judged_value(row)) && isfinite(row->target);
 }
 
-static bool met(const lode_gpu_row_t *row)
+static bool met(const lode_gpubench_row_t *row)
 {
     return row->at_most ? judged_value(row) <= row->target : judged_value(row) >= row->target;
 }
@@ -32,7 +32,7 @@ static void print_number(int width, double value)
         printf(" %*s", width, "-");
 }
 
-void lode_gpu_head(const lode_gpu_bench_t *b)
+void lode_gpubench_head(const lode_gpubench_t *b)
 {
     printf("%s, compute capability %d.%d, %u processors, %" PRIu64 " MiB, second-level cache %" PRIu64 " KiB\n",
            b->info.name, b->info.major, b->info.minor, b->info.processors, b->info.memory_bytes >> 20,
@@ -47,7 +47,7 @@ void lode_gpu_head(const lode_gpu_bench_t *b)
     fflush(stdout);
 }
 
-void lode_gpu_row_end(const lode_gpu_row_t *row)
+void lode_gpubench_row_end(const lode_gpubench_row_t *row)
 {
     printf("%-15s %-16s %2u %4u", row->kernel, row->format, row->group, row->head_dim);
     print_number(9, row->figure);
@@ -89,7 +89,7 @@ static void put_number(FILE *f, const char *key, double value)
         fprintf(f, ", \"%s\": null", key);
 }
 
-static void put_row(FILE *f, const lode_gpu_row_t *row)
+static void put_row(FILE *f, const lode_gpubench_row_t *row)
 {
     fputs("    {", f);
     put_text(f, "kernel", row->kernel);
@@ -113,7 +113,7 @@ static void put_row(FILE *f, const lode_gpu_row_t *row)
     fputc('}', f);
 }
 
-static void put_head(FILE *f, const lode_gpu_bench_t *b)
+static void put_head(FILE *f, const lode_gpubench_t *b)
 {
     fputs("{\n  \"device\": {", f);
     put_text(f, "name", b->info.name);
@@ -128,7 +128,7 @@ static void put_head(FILE *f, const lode_gpu_bench_t *b)
             b->emulated ? "true" : "false", b->small ? "true" : "false", b->slices, b->seed);
 }
 
-static void put_failures(FILE *f, const lode_gpu_bench_t *b)
+static void put_failures(FILE *f, const lode_gpubench_t *b)
 {
     fputs("  \"failed\": [", f);
     for (uint32_t i = 0; i < b->failure_count; i++) {
@@ -141,7 +141,7 @@ static void put_failures(FILE *f, const lode_gpu_bench_t *b)
     fputs("],\n", f);
 }
 
-static lode_status_t write_json(const lode_gpu_bench_t *b, uint64_t wrong, const char *path)
+static lode_status_t write_json(const lode_gpubench_t *b, uint64_t wrong, const char *path)
 {
     FILE *f = fopen(path, "w");
     if (!f)
@@ -159,7 +159,7 @@ static lode_status_t write_json(const lode_gpu_bench_t *b, uint64_t wrong, const
     return bad ? lode_fail(LODE_ERR_IO, "%s cannot be written: %s", path, strerror(errno)) : LODE_OK;
 }
 
-lode_status_t lode_gpu_report(const lode_gpu_bench_t *b, const char *path)
+lode_status_t lode_gpubench_report(const lode_gpubench_t *b, const char *path)
 {
     uint64_t wrong = 0;
     uint32_t missed = 0;

@@ -4,5 +4,5 @@
 
 int main(int argc, char **argv)
 {
-    return lode_gpu_main("kernels", argc - 1, argv + 1, NULL);
+    return lode_gpubench_main("kernels", argc - 1, argv + 1, NULL);
 }

@@ -7,12 +7,12 @@
 
 #include "bench/gpu.h"
 
-static lode_status_t steps(lode_gpu_bench_t *bench)
+static lode_status_t steps(lode_gpubench_t *bench)
 {
-    LODE_TRY(lode_gpu_step(bench));
+    LODE_TRY(lode_gpubench_step(bench));
     if (bench->count != 3)
         return lode_fail(LODE_ERR_INTERNAL, "%u rows, not 3", bench->count);
-    const lode_gpu_row_t *cached = &bench->rows[0], *mixed = &bench->rows[1], *none = &bench->rows[2];
+    const lode_gpubench_row_t *cached = &bench->rows[0], *mixed = &bench->rows[1], *none = &bench->rows[2];
     if (cached->hit_rate != 1 || none->hit_rate != 0 || !(mixed->hit_rate > 0 && mixed->hit_rate < 1))
         return lode_fail(LODE_ERR_INTERNAL, "hit rates %g, %g, %g", cached->hit_rate, mixed->hit_rate, none->hit_rate);
     for (uint32_t i = 0; i < 3; i++)
@@ -23,10 +23,10 @@ static lode_status_t steps(lode_gpu_bench_t *bench)
 
 int main(int argc, char **argv)
 {
-    static const lode_gpu_subject_t subjects[] = {{"step", steps}, {NULL, NULL}};
+    static const lode_gpubench_subject_t subjects[] = {{"step", steps}, {NULL, NULL}};
     char *words[] = {(char *)"--small", (char *)"--filter", (char *)"step/"};
     MPI_Init(&argc, &argv);
-    int code = lode_gpu_main("bench_gpu", 3, words, subjects);
+    int code = lode_gpubench_main("bench_gpu", 3, words, subjects);
     MPI_Finalize();
     return code;
 }

@@ -26,7 +26,7 @@ TestSuite(bench_gpu, .init = begin, .fini = end, .timeout = 200);
 
 static int bench(int argc, char **argv)
 {
-    return lode_gpu_main("bench gpu", argc, argv, NULL);
+    return lode_gpubench_main("bench gpu", argc, argv, NULL);
 }
 
 /* A row with all that a reader of the file counts on; a time of an emulator is judged by nobody. */
