@@ -322,7 +322,7 @@ static lode_status_t step_row(lode_gpubench_t *b, const step_case_t *which)
 lode_status_t lode_gpubench_step(lode_gpubench_t *b)
 {
     const step_case_t cases[] = {{"8x256K cached", b->small ? "2MiB" : "256MiB", 0},
-                                 {"8x256K mixed", b->small ? "40KiB" : "6MiB", 0.2},
+                                 {"8x256K mixed", b->small ? "60KiB" : "6MiB", 0.2},
                                  {"8x256K no cache", "0", 0.2}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         LODE_TRY(step_row(b, &cases[i]));
