@@ -18,6 +18,14 @@
 
 #define LODE_LANES 16
 
+/* Made anew for every constant it is called with. Under a sanitizer that would take compilers a minute a file, to check
+ * the same lines many times: there it is a plain function. */
+#ifdef LODE_SANITIZED
+#define LODE_INLINE static inline
+#else
+#define LODE_INLINE static inline __attribute__((always_inline))
+#endif
+
 /** An instruction set: its filler overwrites what it does better than the level before it. */
 typedef struct lode_level {
     const char *name;

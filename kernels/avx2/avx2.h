@@ -11,8 +11,6 @@
 
 #include "kernels/internal.h"
 
-#define LODE_INLINE static inline __attribute__((always_inline))
-
 void lode_sse42_crc32c_prepare(void);
 
 void lode_avx2_widen(lode_dtype_t dtype, const void *src, float *dst, size_t n);

@@ -10,8 +10,6 @@
 
 #include "kernels/internal.h"
 
-#define LODE_INLINE static inline __attribute__((always_inline))
-
 void lode_avx512_widen(lode_dtype_t dtype, const void *src, float *dst, size_t n);
 void lode_avx512_narrow(lode_dtype_t dtype, const float *src, void *dst, size_t n);
 size_t lode_avx512_first_nonfinite(const float *x, size_t n);

@@ -216,7 +216,7 @@ static void score_case(const lode_ops_t *ops, const lode_landmark_spec_t *spec, 
                        kind_t kind, kind_t query_kind)
 {
     sample_t sample = sample_make(spec, dim, n, kind);
-    float q[LODE_MAX_GROUP * LODE_MAX_DIM], quantised[LODE_MAX_DIM];
+    float q[LODE_MAX_GROUP * LODE_MAX_DIM], quantised[LODE_MAX_GROUP * LODE_MAX_DIM];
     double row[LODE_MAX_DIM];
     lode_landmark_query_t *queries = queries_make(ops, spec, dim, group, query_kind, q);
     size_t stride = n + 3, floats = lode_score_scratch_floats(spec, dim, group);
@@ -227,22 +227,28 @@ static void score_case(const lode_ops_t *ops, const lode_landmark_spec_t *spec, 
     if (spec->codec == LODE_LANDMARK_UNIFORM)
         expect(memcmp(out.at, plain.at, 4 * stride * group) == 0, "bits %u dim %u n %zu group %u %s: not as scalar",
                spec->bits, dim, n, group, kind_names[kind]);
-    for (uint32_t g = 0; g < group; g++) {
-        query_values(spec, dim, &queries[g], quantised);
-        for (size_t i = 0; i < n; i++) {
-            row_values(spec, dim, sample.rows + i * lode_landmark_row_bytes(spec, dim), row);
-            double right = dot(row, quantised, dim) + queries[g].bias, size = fabs(queries[g].bias);
-            for (uint32_t j = 0; j < dim; j++)
-                size += fabs(row[j] * quantised[j]);
+    for (uint32_t g = 0; g < group; g++)
+        query_values(spec, dim, &queries[g], quantised + g * dim);
+    for (size_t i = 0; i < n; i++) {
+        row_values(spec, dim, sample.rows + i * lode_landmark_row_bytes(spec, dim), row);
+        for (uint32_t g = 0; g < group; g++) {
+            const float *query = quantised + g * dim;
+            double right = queries[g].bias, size = fabs(queries[g].bias);
+            for (uint32_t j = 0; j < dim; j++) {
+                double term = row[j] * query[j];
+                right += term;
+                size += fabs(term);
+            }
             float got = ((float *)out.at)[g * stride + i];
             expect(fabs(got - right) <= 1e-5 * size,
                    "codec %d bits %u dim %u n %zu group %u %s: [%u][%zu] is %.9g, not %.9g", spec->codec, spec->bits,
                    dim, n, group, kind_names[kind], g, i, got, right);
         }
+    }
+    for (uint32_t g = 0; g < group; g++)
         for (size_t i = 4 * (g * stride + n); i < 4 * (g + 1) * stride; i++)
             expect(out.at[i] == POISON, "codec %d bits %u dim %u n %zu: wrote past a row of scores", spec->codec,
                    spec->bits, dim, n);
-    }
     guarded_free(&out);
     guarded_free(&plain);
     free(scratch);
