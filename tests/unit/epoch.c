@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cluster/epoch.h"
+#include "tests/rounds.h"
 
 enum { SLOTS = 8, PROCESSES = 32, MESSAGES = 4096, NUMBERS = 512 };
 #define MS UINT64_C(1000000)
@@ -649,12 +650,12 @@ static void soak(uint64_t which, uint64_t beat_ms, bool links)
 
 Test(epoch, never_two_sets_for_one_number)
 {
-    for (uint64_t which = 0; which < 150; which++)
+    for (uint64_t which = 0; which < ROUNDS(150); which++)
         soak(which, 100, false);
 }
 
 Test(epoch, nor_when_links_fail)
 {
-    for (uint64_t which = 1000; which < 1100; which++)
+    for (uint64_t which = 1000; which < 1000 + ROUNDS(100); which++)
         soak(which, 100, true);
 }

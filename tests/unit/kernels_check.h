@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "kernels/internal.h"
+#include "tests/rounds.h"
 
 typedef enum kind { RANDOM, ALL_LOW, ALL_HIGH, DENORMAL, OUTLIER, ZERO, CHANNEL, KINDS } kind_t;
 

@@ -102,7 +102,7 @@ Test(record, fp8_round_trip, .timeout = 20)
 Test(record, fp8_rounds_to_nearest_even, .timeout = 20)
 {
     check_state = check_seed();
-    for (int i = 0; i < 100000; i++) {
+    for (int i = 0; i < ROUNDS(100000); i++) {
         uint32_t low = check_below(0x7e);
         double a = fp8_value(low), b = fp8_value(low + 1);
         float x = i % 3 == 0 ? (float)((a + b) / 2) : (float)(a + (b - a) * check_uniform());
@@ -179,7 +179,7 @@ Test(record, higgs_nearest, .timeout = 100)
     const lode_ops_t *ops;
     check_state = check_seed();
     cr_assert(lode_ops_get("scalar", &ops) == LODE_OK);
-    for (int i = 0; i < 150000; i++) {
+    for (int i = 0; i < ROUNDS(150000); i++) {
         float x[4];
         for (int j = 0; j < 4; j++)
             x[j] = (float)check_gaussian();
@@ -217,7 +217,7 @@ static void same_records(const lode_ops_t *ops)
     for (int f = 0; f < 3; f++)
         for (int d = 0; d < 3; d++)
             for (int kind = 0; kind < KINDS; kind++)
-                for (int round = 0; round < 20; round++) {
+                for (int round = 0; round < ROUNDS(20); round++) {
                     uint32_t dim = check_dims[d], tag = check_below(0xffffffffu);
                     size_t bytes = lode_record_bytes(formats[f], dim);
                     guarded_t k = guarded_make(4 * dim, 4), v = guarded_make(4 * dim, 4);

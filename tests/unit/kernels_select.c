@@ -105,7 +105,7 @@ static void topk_case(const lode_ops_t *ops, const char *what, const float *scor
         qsort(right, size, sizeof *right, by_index);
         size_t got = ops->topk(scores, n, k, (uint32_t *)out.at);
         expect(got == size, "%s, n %zu k %zu: %zu", what, n, k, got);
-        for (size_t i = 0; i < size; i++)
+        for (size_t i = 0; i < size && memcmp(out.at, right, 4 * size) != 0; i++)
             expect(((uint32_t *)out.at)[i] == right[i], "%s, n %zu k %zu: [%zu] is %u, not %u", what, n, k, i,
                    ((uint32_t *)out.at)[i], right[i]);
         guarded_free(&out);
@@ -118,10 +118,16 @@ static void topk_case(const lode_ops_t *ops, const char *what, const float *scor
 static const size_t topk_lengths[] = {0, 1, 2, 16, 31, 33, 100, 1000, 4096, 4097, 32769, 100003};
 #define TOPK_LENGTHS (sizeof topk_lengths / sizeof *topk_lengths)
 
+/* The longest list takes most of the time. */
+static size_t lengths_of(size_t shape)
+{
+    return ONE_OF(4, shape) ? TOPK_LENGTHS : TOPK_LENGTHS - 1;
+}
+
 static void topk_kinds(const lode_ops_t *ops)
 {
-    for (size_t l = 0; l < TOPK_LENGTHS; l++)
-        for (int kind = 0; kind < KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++)
+        for (size_t l = 0; l < lengths_of((size_t)kind); l++) {
             size_t n = topk_lengths[l];
             guarded_t scores = guarded_make(4 * n, 4);
             check_fill((kind_t)kind, (float *)scores.at, n);
@@ -186,7 +192,7 @@ static void topk_shapes(const lode_ops_t *ops)
         {"wave", wave}, {"infinities", infinities}, {"most tied", most_tied}, {"clustered", clustered},
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-        for (size_t l = 0; l < TOPK_LENGTHS; l++) {
+        for (size_t l = 0; l < lengths_of(s); l++) {
             size_t n = topk_lengths[l];
             guarded_t scores = guarded_make(4 * n, 4);
             for (size_t i = 0; i < n; i++)
@@ -270,6 +276,8 @@ static void seeded_case(const lode_ops_t *ops, const char *what, const float *sc
                              -fabsf(kth), n ? scores[0] : 1};
     for (size_t r = 0; r < sizeof rooms / sizeof *rooms; r++)
         for (size_t i = 0; i < sizeof guesses / sizeof *guesses; i++) {
+            if (n > 2000 && !ONE_OF(3, r + i))
+                continue;
             lent_t lent;
             lode_notes_t notes = notes_lend(&lent, rooms[r]);
             float guess = guesses[i];
