@@ -144,8 +144,10 @@ Test(rounds, many_writers_any_delivery)
         if (mails) {
             uint32_t m = (uint32_t)rand_r(&seed) % mails;
             lode_status_t status = lode_rounds_add(&rounds[mail[m].to], &mail[m].round, 1);
-            cr_assert(eq(int, status, LODE_OK), "%s", lode_error_message());
-            mail[m] = mail[--mails];
+            if (status != LODE_ERR_FULL) { /* then this rank lags far behind the leader, and is told again later */
+                cr_assert(eq(int, status, LODE_OK), "%s", lode_error_message());
+                mail[m] = mail[--mails];
+            }
         }
         uint32_t r = (uint32_t)rand_r(&seed) % RANKS;
         lode_round_t got;
