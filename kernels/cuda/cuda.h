@@ -52,14 +52,12 @@ void lode_cuda_fill_attend(lode_device_ops_t *ops); /* attend.cu: attend, merge 
 const lode_device_ops_t *lode_cuda_table(void);
 }
 
-#ifndef LODE_TRY
 #define LODE_TRY(call)                      \
     do {                                    \
         lode_status_t lode_status = (call); \
         if (lode_status != LODE_OK)         \
             return lode_status;             \
     } while (0)
-#endif
 
 /** Call CUDA; on an error note it and return. */
 #define LODE_CUDA(call)                                 \

@@ -37,7 +37,6 @@
  */
 #include <math.h>
 
-#include "base/base.h"
 #include "kernels/cuda/cuda.h"
 
 namespace

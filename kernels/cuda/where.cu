@@ -29,7 +29,6 @@
  *
  * Never run on a GPU; compared with a plain model in the emulator by tests/unit/device_where.c.
  */
-#include "base/base.h"
 #include "kernels/cuda/cuda.h"
 
 namespace
