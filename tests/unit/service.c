@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What needs no peer: contact files, tokens, addresses, frames, the layout of a step, memory files. */
 #include <criterion/criterion.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -218,6 +219,10 @@ Test(service, statistics_come_back)
     rank.epoch = 5;
     session_pack_rank(&rank, &numbers, &report);
     cr_assert_eq(session_unpack_rank(&report, &rank_back), LODE_OK);
+    size_t gap =
+        offsetof(lode_rank_stats_t, device) + sizeof rank.device; /* no field, but the loop above wrote there */
+    memset((uint8_t *)&rank + gap, 0, offsetof(lode_rank_stats_t, device_landmark_bytes) - gap);
+    memset((uint8_t *)&rank_back + gap, 0, offsetof(lode_rank_stats_t, device_landmark_bytes) - gap);
     cr_expect(memcmp(&rank, &rank_back, sizeof rank) == 0);
 }
 
