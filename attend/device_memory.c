@@ -127,7 +127,7 @@ static lode_status_t expect_capture(lode_gpu_t *gpu, size_t bytes)
 
 lode_status_t lode_gpu_take_ticket(lode_gpu_t *gpu, size_t bytes, lode_gpu_ticket_t **out)
 {
-    size_t found = sizeof(lode_device_found_t) * LODE_GPU_FORMATS;
+    size_t found = (sizeof(lode_device_found_t) * LODE_GPU_FORMATS + 63) & ~(size_t)63; /* tables follow */
     lode_gpu_ticket_t *ticket = NULL;
     if (gpu->plan.capturing) {
         LODE_TRY(cut_ticket(gpu, found + bytes, &ticket));
