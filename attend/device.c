@@ -88,7 +88,7 @@ static lode_status_t pin_memory(lode_gpu_t *gpu)
 
 static lode_status_t make_events(lode_gpu_t *gpu)
 {
-    lode_device_event_t *events[3 + LODE_GPU_TICKETS + LODE_GPU_TILES + LODE_GPU_TIMES];
+    lode_device_event_t *events[3 + LODE_GPU_TICKETS + LODE_GPU_TILES + 2 + LODE_GPU_TIMES];
     size_t n = 0;
     events[n++] = &gpu->busy;
     for (int i = 0; i < 2; i++)
@@ -97,6 +97,8 @@ static lode_status_t make_events(lode_gpu_t *gpu)
         events[n++] = &gpu->tickets[i].done;
     for (int i = 0; i < LODE_GPU_TILES; i++)
         events[n++] = &gpu->tiles[i].gathered;
+    for (int i = 0; i < 2; i++)
+        events[n++] = &gpu->ahead.tiles[i].gathered;
     for (int i = 0; i < LODE_GPU_TIMES; i++)
         events[n++] = &gpu->times[i];
     for (size_t i = 0; i < n; i++)
@@ -118,6 +120,7 @@ static lode_status_t open_device(lode_gpu_t *gpu, const lode_options_t *options)
         gpu->copies_from[f] = UINT32_MAX;
     LODE_GPU_TRY(gpu, "a stream", gpu->ops->stream_create(gpu->device, &gpu->stream));
     LODE_TRY(make_events(gpu));
+    gpu->ahead.on = strcmp(lode_options_get(options, "gpu-prefetch"), "yes") == 0;
     return pin_memory(gpu);
 }
 
@@ -224,6 +227,17 @@ static void free_working_memory(lode_gpu_t *gpu)
     free(gpu->retired);
 }
 
+static void free_tile(lode_gpu_t *gpu, lode_gpu_tile_t *tile)
+{
+    lode_buffer_free(&tile->tile.items);
+    lode_buffer_free(&tile->tile.owners);
+    lode_buffer_free(&tile->tile.owners_at);
+    lode_buffer_free(&tile->entries);
+    gpu->ops->pinned_free(gpu->device, tile->bounce.data);
+    if (tile->gathered)
+        gpu->ops->event_destroy(tile->gathered);
+}
+
 static void free_tickets_and_tiles(lode_gpu_t *gpu)
 {
     for (int i = 0; i < LODE_GPU_TICKETS; i++) {
@@ -231,16 +245,10 @@ static void free_tickets_and_tiles(lode_gpu_t *gpu)
         if (gpu->tickets[i].done)
             gpu->ops->event_destroy(gpu->tickets[i].done);
     }
-    for (int i = 0; i < LODE_GPU_TILES; i++) {
-        lode_gpu_tile_t *tile = &gpu->tiles[i];
-        lode_buffer_free(&tile->tile.items);
-        lode_buffer_free(&tile->tile.owners);
-        lode_buffer_free(&tile->tile.owners_at);
-        lode_buffer_free(&tile->numbers);
-        gpu->ops->pinned_free(gpu->device, tile->bounce.data);
-        if (tile->gathered)
-            gpu->ops->event_destroy(tile->gathered);
-    }
+    for (int i = 0; i < LODE_GPU_TILES; i++)
+        free_tile(gpu, &gpu->tiles[i]);
+    for (int i = 0; i < 2; i++)
+        free_tile(gpu, &gpu->ahead.tiles[i]);
     for (int i = 0; i < LODE_GPU_TIMES; i++)
         if (gpu->times[i])
             gpu->ops->event_destroy(gpu->times[i]);
@@ -273,6 +281,7 @@ void lode_gpu_part(lode_cluster_h cluster)
     lode_gpu_t *gpu = cluster->gpu;
     if (!gpu || !gpu->device)
         return;
+    lode_gpu_ahead_drop(gpu);
     if (lode_gpu_enter(gpu) == LODE_OK) {
         lode_gpu_settle(gpu);
         lode_gpu_mirrors_free(gpu);
@@ -293,6 +302,8 @@ void lode_gpu_close(lode_cluster_h cluster)
     lode_gpu_t *gpu = cluster->gpu;
     if (gpu && gpu->device)
         gpu->ops->close(&gpu->device);
+    if (gpu)
+        lode_gpu_ahead_destroy(gpu);
     free(gpu);
     cluster->gpu = NULL;
 }
@@ -303,8 +314,11 @@ lode_status_t lode_gpu_settle(lode_gpu_t *gpu)
         LODE_GPU_TRY(gpu, "waiting for a step", gpu->ops->stream_wait(gpu->plan.stream));
     if (gpu->stepped)
         LODE_GPU_TRY(gpu, "waiting for a step", gpu->ops->event_wait(gpu->busy));
+    lode_gpu_ahead_drop(gpu);
     for (int i = 0; i < LODE_GPU_TILES; i++)
         LODE_TRY(lode_gpu_tile_release(gpu, &gpu->tiles[i]));
+    for (int i = 0; i < 2; i++)
+        LODE_TRY(lode_gpu_tile_release(gpu, &gpu->ahead.tiles[i]));
     return LODE_OK;
 }
 

@@ -6,7 +6,8 @@
  * device.c opens the device, its caches of records and the pinning of what it reads over the bus; device_memory.c is
  * memory that grows and uploads; device_mirror.c keeps copies of landmarks, addresses of held pages and tails on the
  * device; device_tables.c turns a step's layout into the arrays that kernels read; device_fetch.c brings what neither
- * cache nor own pages have; device_step.c enqueues it all. The operations themselves are of kernels/device.h.
+ * cache nor own pages have, device_ahead.c some of it before it is asked for; device_step.c enqueues it all. The
+ * operations themselves are of kernels/device.h.
  *
  * Order. All steps follow one another on the device, whatever streams they are on. Working memory is shared by them;
  * pinned memory that the host writes for a step is a *ticket*'s, and is written again when that step has run.
@@ -62,7 +63,7 @@ typedef struct lode_gpu_ticket {
 /** A piece of what is fetched, on its way from a landing buffer to the device. */
 typedef struct lode_gpu_tile {
     lode_tile_t tile;
-    lode_buffer_t numbers; /**< uint32_t an item: its first missed record */
+    lode_buffer_t entries; /**< uint32_t an item: what of `asked` it is of */
     uint32_t end;          /**< missed records before it can be gathered once it has landed */
     lode_gpu_room_t bounce;
     size_t bounced;
@@ -70,6 +71,27 @@ typedef struct lode_gpu_tile {
     bool fetching; /**< its fetch is under way */
     bool busy;     /**< its landing and bounce buffers may be read until then */
 } lode_gpu_tile_t;
+
+/** What the last step of a layer had of other ranks and did not keep: of one format, no more than lands at once. */
+typedef struct lode_gpu_likely {
+    lode_buffer_t likely; /**< in the device's order */
+    uint32_t count;
+    size_t bytes; /**< of the records */
+    lode_format_t format;
+    lode_buffer_t blocks; /**< uint64_t (step's blocks) ids */
+    uint32_t block_count;
+} lode_gpu_likely_t;
+
+/** A fetch of likely misses: under way (the tile's `fetching`) from the end of a step to the next one's misses. */
+typedef struct lode_gpu_ahead {
+    bool on;
+    lode_gpu_likely_t *layers;
+    lode_gpu_tile_t tiles[2]; /**< by turns: one may still be gathered from */
+    uint32_t turn;            /**< of the last fetch */
+    uint32_t layer, epoch;    /**< of it */
+    lode_format_t format;
+    lode_gpu_tile_t *use; /**< landed, and the running step takes from it; NULL: nothing has */
+} lode_gpu_ahead_t;
 
 /** What a step's blocks of one storage format are on the device: masks and records are numbered among themselves. */
 typedef struct lode_gpu_set {
@@ -174,7 +196,9 @@ typedef struct lode_gpu {
     lode_gpu_room_t asked, landed, sources_here, results, aside, tensors; /**< pinned */
     lode_gpu_plan_t plan;
     lode_gpu_tile_t tiles[LODE_GPU_TILES];
-    uint32_t tile;      /**< number of the next one */
+    uint32_t tile;       /**< number of the next one */
+    uint32_t tile_count; /**< of them that the running step uses */
+    lode_gpu_ahead_t ahead;
     uint64_t selection; /**< serial of the step whose choice is on the host; see lode_gpu_bring_selection() */
     lode_device_event_t times[LODE_GPU_TIMES];
 
@@ -271,10 +295,35 @@ static inline lode_step_block_t *lode_gpu_block_at(const lode_step_state_t *step
  * it; NULL: all is held here and fits one round.
  */
 lode_status_t lode_gpu_stage(lode_step_state_t *step, lode_gpu_set_t *set, const lode_device_found_t *found);
+/** What an entry of `asked` means: a page and head of a block of the set. */
+void lode_gpu_resolve(const lode_step_state_t *step, const lode_gpu_set_t *set, const lode_device_entry_t *entry,
+                      uint32_t *block, uint32_t *page, uint32_t *head);
 /** Give a tile's landing buffer back, waiting for what reads it. */
 lode_status_t lode_gpu_tile_release(lode_gpu_t *gpu, lode_gpu_tile_t *tile);
 /** After an error: nothing is under way any more, all landing buffers are given back. */
 void lode_gpu_fetch_abandon(lode_step_state_t *step);
+
+/* ----------------------------------------------------------- device_ahead.c */
+
+/** Before the first step: at the start the model's shape need not be known. */
+lode_status_t lode_gpu_ahead_prepare(lode_gpu_t *gpu);
+void lode_gpu_ahead_destroy(lode_gpu_t *gpu);
+/** Before a step stages, its misses known: have ahead.use, if anything missed was fetched ahead; give back the landing
+ * buffers of earlier steps. */
+lode_status_t lode_gpu_ahead_take(lode_step_state_t *step);
+/** Of what was fetched ahead, in ascending order: a page and head, or NULL. @p from: 0 at first */
+const lode_fetch_item_t *lode_gpu_ahead_find(const lode_step_state_t *step, const lode_gpu_tile_t *tile, uint32_t *from,
+                                             uint32_t block, uint32_t page, uint32_t head);
+/** Remember what another rank has to give and will not be kept; in ascending order. */
+void lode_gpu_ahead_note(lode_step_state_t *step, uint32_t block, uint32_t page, uint32_t head, uint64_t mask);
+/** The layer misses nothing that is worth fetching ahead. */
+void lode_gpu_ahead_forget(lode_step_state_t *step);
+/** All is gathered that the step takes of ahead.use. */
+lode_status_t lode_gpu_ahead_end(lode_step_state_t *step);
+/** Fetch for the next layer, if it is known what; whatever comes of it. */
+void lode_gpu_ahead_begin(lode_step_state_t *step);
+/** Give up what is under way. */
+void lode_gpu_ahead_drop(lode_gpu_t *gpu);
 
 /* ------------------------------------------------------------ device_step.c */
 

@@ -22,8 +22,9 @@ typedef struct staging {
     uint32_t room;              /**< records */
     uint32_t round_begin, end;  /**< of the running round, as far as it is staged */
     uint32_t entry, next_begin; /**< first entry of the next tile, and its first missed record */
-    uint32_t block;             /**< where the entry's mask was looked for last */
-    bool keep, hits, tables_here;
+    bool keep, hits, tables_here, lost;
+    const lode_gpu_tile_t *ahead; /**< what was fetched ahead; NULL: nothing of this set */
+    uint32_t ahead_from;          /**< first item of it that a later entry may be */
 } staging_t;
 
 /* ------------------------------------------------------------------- rounds */
@@ -84,19 +85,19 @@ lode_status_t lode_gpu_tile_release(lode_gpu_t *gpu, lode_gpu_tile_t *tile)
     return LODE_OK;
 }
 
-/* What an entry means: a page and head of a block of the set. Entries ascend, so the search goes on from the last. */
-static void resolve(staging_t *s, const lode_device_entry_t *entry, uint32_t *block, uint32_t *page, uint32_t *head)
+void lode_gpu_resolve(const lode_step_state_t *step, const lode_gpu_set_t *set, const lode_device_entry_t *entry,
+                      uint32_t *block, uint32_t *page, uint32_t *head)
 {
-    lode_step_state_t *step = s->step;
+    const lode_gpu_plan_t *plan = &step->cluster->gpu->plan;
     uint32_t heads = step->cluster->heads, mask = entry->index;
-    uint32_t first = 0, b = s->set->first_block;
+    uint32_t first = 0, b = set->first_block;
     for (;; b++) {
-        uint32_t masks = lode_gpu_block_at(step, &s->gpu->plan, b)->pages * heads;
+        uint32_t masks = lode_gpu_block_at(step, plan, b)->pages * heads;
         if (mask - first < masks)
             break;
         first += masks;
     }
-    *block = ((const uint32_t *)s->gpu->plan.order.data)[b];
+    *block = ((const uint32_t *)plan->order.data)[b];
     *page = (mask - first) / heads;
     *head = (mask - first) % heads;
 }
@@ -123,9 +124,31 @@ static bool take_local(staging_t *s, lode_gpu_tile_t *tile, const lode_device_en
     return true;
 }
 
-static bool fits_tile(const staging_t *s, const lode_gpu_tile_t *tile, const lode_device_entry_t *entry)
+/* Where some of an entry's records have landed, one after another; NULL: lost. */
+static void point_to(staging_t *s, const lode_device_entry_t *entry, uint64_t mask, const uint8_t *records)
 {
-    size_t bytes = (size_t)__builtin_popcountll(entry->mask) * s->record_bytes;
+    for (; mask; mask &= mask - 1) {
+        uint64_t below = (mask & -mask) - 1;
+        s->landed[entry->first + (uint32_t)__builtin_popcountll(entry->mask & below)] = records;
+        records = records ? records + s->record_bytes : NULL;
+    }
+}
+
+/* The records of an entry that were fetched ahead. */
+static void take_ahead(staging_t *s, const lode_device_entry_t *entry, const lode_fetch_item_t *item)
+{
+    uint64_t mask = entry->mask & item->mask;
+    const uint8_t *records = s->ahead->tile.fetch.landing + item->landing;
+    for (uint64_t left = mask; left; left &= left - 1) {
+        uint64_t bit = left & -left;
+        point_to(s, entry, bit, records + (uint32_t)__builtin_popcountll(item->mask & (bit - 1)) * s->record_bytes);
+    }
+    s->step->stats.records_prefetched += (uint32_t)__builtin_popcountll(mask);
+}
+
+static bool fits_tile(const staging_t *s, const lode_gpu_tile_t *tile, uint64_t mask)
+{
+    size_t bytes = (size_t)__builtin_popcountll(mask) * s->record_bytes;
     return tile->tile.fetch.count < LODE_TILE_ITEMS &&
            tile->tile.landing + bytes <= lode_fabric_landing_bytes(s->step->cluster->fabric);
 }
@@ -138,21 +161,31 @@ static void plan_tile(staging_t *s, lode_gpu_tile_t *tile)
     for (; s->entry < s->found->asked; s->entry++) {
         const lode_device_entry_t *entry = &s->set->where.asked[s->entry];
         lode_page_ref_t ref;
-        resolve(s, entry, &block, &page, &head);
+        lode_gpu_resolve(step, s->set, entry, &block, &page, &head);
         uint64_t id = lode_step_block_at(step, block)->block->info.id;
         if (lode_shard_find(step->cluster->shard, (lode_page_id_t){id, step->layer, page}, &ref)) {
             if (!take_local(s, tile, entry, ref.bytes + lode_page_record(s->record_bytes, head, 0)))
                 break;
             continue;
         }
-        if (!fits_tile(s, tile, entry))
+        const lode_fetch_item_t *ahead =
+            s->ahead ? lode_gpu_ahead_find(step, s->ahead, &s->ahead_from, block, page, head) : NULL;
+        uint64_t rest = ahead ? entry->mask & ~ahead->mask : entry->mask;
+        if (rest && !fits_tile(s, tile, rest))
             break;
+        if (ahead)
+            take_ahead(s, entry, ahead);
+        if (!s->keep)
+            lode_gpu_ahead_note(step, block, page, head, entry->mask);
+        if (!rest)
+            continue;
         if (block != last_block || page != last_page)
             lode_tile_add_page(step, &tile->tile, block, page);
         last_block = block;
         last_page = page;
-        ((uint32_t *)tile->numbers.data)[tile->tile.fetch.count] = entry->first;
-        lode_tile_add_item(step, &tile->tile, block, page, head, entry->mask);
+        ((uint32_t *)tile->entries.data)[tile->tile.fetch.count] = s->entry;
+        lode_tile_add_item(step, &tile->tile, block, page, head, rest);
+        step->stats.records_fetched += (uint32_t)__builtin_popcountll(rest);
     }
     tile->end = s->entry < s->found->asked ? s->set->where.asked[s->entry].first : s->found->missed;
 }
@@ -163,9 +196,9 @@ static lode_status_t begin_tile(staging_t *s, lode_gpu_tile_t **out)
     *out = NULL;
     if (s->entry == s->found->asked && s->next_begin == s->found->missed)
         return LODE_OK;
-    lode_gpu_tile_t *tile = &gpu->tiles[gpu->tile++ % LODE_GPU_TILES];
+    lode_gpu_tile_t *tile = &gpu->tiles[gpu->tile++ % gpu->tile_count];
     LODE_TRY(lode_gpu_tile_release(gpu, tile));
-    LODE_TRY(lode_buffer_reserve(&tile->numbers, LODE_TILE_ITEMS * sizeof(uint32_t)));
+    LODE_TRY(lode_buffer_reserve(&tile->entries, LODE_TILE_ITEMS * sizeof(uint32_t)));
     if (!gpu->arena_pinned)
         LODE_TRY(lode_gpu_reserve_pinned(gpu, "copies of own pages", &tile->bounce,
                                          lode_fabric_landing_bytes(s->step->cluster->fabric)));
@@ -229,12 +262,11 @@ static lode_status_t land_tile(staging_t *s, lode_gpu_tile_t *tile)
     tile->fetching = false;
     LODE_TRY(lode_tile_land(s->step, &tile->tile));
     const lode_fetch_item_t *items = tile->tile.items.data;
-    const uint32_t *numbers = tile->numbers.data;
+    const uint32_t *entries = tile->entries.data;
     for (uint32_t i = 0; i < tile->tile.fetch.count; i++) {
-        uint32_t count = (uint32_t)__builtin_popcountll(items[i].mask);
         bool lost = items[i].landing == LODE_NOWHERE;
-        for (uint32_t r = 0; r < count; r++)
-            s->landed[numbers[i] + r] = lost ? NULL : tile->tile.fetch.landing + items[i].landing + r * s->record_bytes;
+        point_to(s, &s->set->where.asked[entries[i]], items[i].mask,
+                 lost ? NULL : tile->tile.fetch.landing + items[i].landing);
         if (lost)
             LODE_TRY(lose(s, &items[i]));
     }
@@ -251,17 +283,23 @@ static lode_status_t stage_tiles(staging_t *s)
         LODE_TRY(begin_tile(s, &next));
         LODE_TRY(land_tile(s, now));
         LODE_TRY(gather(s, now->end, now->tile.lost));
+        s->lost |= now->tile.lost;
         LODE_GPU_TRY(gpu, "gathering records", gpu->ops->event_record(now->gathered, gpu->plan.stream));
         now->busy = true;
     }
+    if (s->lost) /* a fetch of these would be in vain */
+        lode_gpu_ahead_forget(s->step);
     return LODE_OK;
 }
 
 void lode_gpu_fetch_abandon(lode_step_state_t *step)
 {
     lode_gpu_t *gpu = step->cluster->gpu;
-    for (int i = 0; i < LODE_GPU_TILES; i++) {
-        lode_gpu_tile_t *tile = &gpu->tiles[i];
+    lode_gpu_ahead_drop(gpu);
+    lode_gpu_ahead_forget(step);
+    gpu->ahead.use = NULL;
+    for (int i = 0; i < LODE_GPU_TILES + 2; i++) {
+        lode_gpu_tile_t *tile = i < LODE_GPU_TILES ? &gpu->tiles[i] : &gpu->ahead.tiles[i - LODE_GPU_TILES];
         lode_fetch_t *fetch = &tile->tile.fetch;
         if (fetch->count && (!tile->fetching || lode_fabric_fetch_wait(step->cluster->fabric, fetch) == LODE_OK))
             lode_fabric_fetch_release(step->cluster->fabric, fetch);
@@ -288,6 +326,8 @@ lode_status_t lode_gpu_stage(lode_step_state_t *step, lode_gpu_set_t *set, const
     size_t room = (gpu->staged.bytes < gpu->staging_bytes ? gpu->staged.bytes : gpu->staging_bytes) / s.stride;
     s.room = room < UINT32_MAX / 2 ? (uint32_t)room : UINT32_MAX / 2;
     s.keep = lode_gpu_keeps(step, set, found ? found->records : set->records_max);
+    if (gpu->ahead.use && gpu->ahead.format == format)
+        s.ahead = gpu->ahead.use;
     if (!gpu->plan.all_held)
         s.landed = (const uint8_t **)gpu->landed.data + set->first_record;
     if (!found)

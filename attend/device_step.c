@@ -39,6 +39,7 @@ lode_status_t lode_gpu_begin(lode_step_state_t *step, void *cuda_stream, bool wa
 {
     lode_gpu_t *gpu = step->cluster->gpu;
     lode_gpu_plan_t *plan = &gpu->plan;
+    LODE_TRY(lode_gpu_ahead_prepare(gpu));
     plan->stream = wait ? gpu->stream : cuda_stream;
     plan->capturing = false;
     if (!wait)
@@ -310,10 +311,12 @@ static lode_status_t stage_and_attend(lode_step_state_t *step, bool look)
     if (look) {
         LODE_GPU_TRY(gpu, "what is missing", gpu->ops->event_record(gpu->busy, plan->stream));
         LODE_GPU_TRY(gpu, "choosing", gpu->ops->event_wait(gpu->busy));
+        LODE_TRY(lode_gpu_ahead_take(step));
     }
     for (int f = 0; f < LODE_GPU_FORMATS; f++)
         if (plan->sets[f].masks)
             LODE_TRY(lode_gpu_stage(step, &plan->sets[f], look ? &plan->ticket->found[f] : NULL));
+    LODE_TRY(lode_gpu_ahead_end(step));
     if (!plan->timed)
         step->stats.stage_ns[LODE_STAGE_FETCH] = look ? lode_now_ns() - begin : 0;
     LODE_TRY(attend_tails(step));
@@ -427,6 +430,8 @@ static lode_status_t end_step(lode_step_state_t *step, bool look)
         LODE_TRY(lode_gpu_ticket_done(gpu, plan->ticket));
         for (int i = 0; i < LODE_GPU_TILES; i++)
             LODE_TRY(lode_gpu_tile_release(gpu, &gpu->tiles[i]));
+        for (int i = 0; i < 2; i++)
+            LODE_TRY(lode_gpu_tile_release(gpu, &gpu->ahead.tiles[i]));
     }
     if (plan->waits || look)
         count_found(step);
@@ -449,9 +454,14 @@ lode_status_t lode_gpu_run(lode_step_state_t *step)
                          gpu->plan.all_held ? "what it may miss does not fit gpu-staging; raise it"
                                             : "not all pages of its blocks are held by this rank");
     gpu->captured |= gpu->plan.capturing;
+    if (!look) {
+        lode_gpu_ahead_drop(gpu);
+        lode_gpu_ahead_forget(step);
+    }
     LODE_TRY(choose(step));
     LODE_TRY(stage_and_attend(step, look));
     LODE_TRY(merge_out(step));
+    lode_gpu_ahead_begin(step);
     return end_step(step, look);
 }
 

@@ -109,7 +109,6 @@ void lode_tile_add_item(lode_step_state_t *step, lode_tile_t *tile, uint32_t blo
                                                      .user = (uint16_t)block_index,
                                                      .landing = tile->landing};
     tile->landing += records * (uint32_t)block->record_bytes;
-    step->stats.records_fetched += records;
 }
 
 /* What the hot cache lacks becomes an item; its places in `records` are filled when the landing is known. */
@@ -128,6 +127,7 @@ static void add_remote(lode_step_state_t *step, lode_tile_t *tile, uint32_t bloc
         missing |= record ? 0 : (uint64_t)1 << bit;
     }
     step->stats.records_hit += (uint32_t)__builtin_popcountll(wanted & ~missing);
+    step->stats.records_fetched += (uint32_t)__builtin_popcountll(missing);
     if (missing)
         lode_tile_add_item(step, tile, block_index, page, head, missing);
 }

@@ -69,6 +69,8 @@ const lode_option_t lode_library_options[] = {
      "none"},
     {"gpu-staging", "256MiB", LODE_OPTION_BYTES, NULL, 64 * KIB, 0,
      "most device memory that records are gathered in before they are attended over"},
+    {"gpu-prefetch", "yes", LODE_OPTION_CHOICE, "yes|no", 0, 0,
+     "fetch ahead what the next layer's last step had of other ranks and the GPU's cache did not keep"},
     {NULL},
 };
 

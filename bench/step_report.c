@@ -14,7 +14,7 @@ typedef struct summary {
     uint32_t ranks;
     size_t cells; /* steps times layers that succeeded, over all those ranks */
     double step_ms, stage_ms[LODE_STAGE_COUNT];
-    double bytes, records, local, wanted, hits, requests;
+    double bytes, records, ahead, local, wanted, hits, requests;
     uint64_t retries, visible, budget;
     uint32_t owners, failed_steps;
     uint64_t peak_rss, arena_used, arena, landmarks;
@@ -50,7 +50,8 @@ static lode_status_t summarise(const lode_step_stats_t *stats, size_t n, summary
     free(values);
     for (size_t i = 0; i < n; i++) {
         s->bytes += (double)stats[i].bytes_fetched;
-        s->records += (double)stats[i].records_fetched;
+        s->records += (double)(stats[i].records_fetched + stats[i].records_prefetched);
+        s->ahead += (double)stats[i].records_prefetched;
         s->local += (double)stats[i].records_local;
         s->wanted += (double)stats[i].records_wanted;
         s->hits += (double)stats[i].records_hit;
@@ -147,12 +148,13 @@ static double hit_rate(const summary_t *s)
 static json_t *traffic_json(const lode_step_bench_t *b, const summary_t *s)
 {
     double steps = s->cells ? (double)s->cells : 1;
-    return json_pack("{s:s s:s s:I s:I s:f s:f s:f s:f s:f s:f s:i s:I}", "path", b->info.path, "path_reason",
+    return json_pack("{s:s s:s s:I s:I s:f s:f s:f s:f s:f s:f s:f s:i s:I}", "path", b->info.path, "path_reason",
                      b->info.path_reason, "visible_tokens", (json_int_t)s->visible, "budget_tokens",
                      (json_int_t)s->budget, "bytes_fetched_per_step", s->bytes / steps, "records_fetched_per_step",
-                     s->records / steps, "records_wanted_per_step", s->wanted / steps, "records_local_per_step",
-                     s->local / steps, "requests_per_step", s->requests / steps, "hit_rate", hit_rate(s),
-                     "owners_asked", (int)s->owners, "retries", (json_int_t)s->retries);
+                     (s->records - s->ahead) / steps, "records_prefetched_per_step", s->ahead / steps,
+                     "records_wanted_per_step", s->wanted / steps, "records_local_per_step", s->local / steps,
+                     "requests_per_step", s->requests / steps, "hit_rate", hit_rate(s), "owners_asked", (int)s->owners,
+                     "retries", (json_int_t)s->retries);
 }
 
 static json_t *time_json(const lode_step_bench_t *b, const summary_t *s)

@@ -311,6 +311,11 @@ typedef struct lode_fetch {
      */
     void (*lose)(void *context, const lode_fetch_item_t *item);
     void *context;
+    /**
+     * Begun long before it is waited for, if it ever is: owners' deadlines count from then on, and owners that have
+     * missed theirs are not asked again.
+     */
+    bool ahead;
     /* out */
     uint8_t *landing; /**< where item.landing counts from; settled when the wait returns, yours until the release */
     uint64_t bytes;   /**< landed */
@@ -337,11 +342,16 @@ lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch);
  * @return LODE_ERR_PAGE_LOST with fetch->lost set, when an item has no source left and fetch->lose is NULL.
  */
 lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch);
-/** Give the landing buffer back; it is quarantined while a late one-sided read may still write to it. */
+/**
+ * Give the landing buffer back; it is quarantined while a late one-sided read may still write to it. A fetch that is
+ * under way is given up.
+ */
 void lode_fabric_fetch_release(lode_fabric_h fabric, lode_fetch_t *fetch);
 
 /** All landing buffers, one behind the other: constant after create. */
 void *lode_fabric_landings(lode_fabric_h fabric, size_t *bytes);
+/** Landing buffers that are free. @param[out] late  that are in quarantine */
+uint32_t lode_fabric_landings_free(lode_fabric_h fabric, uint32_t *late);
 /** Bytes of a landing buffer. */
 size_t lode_fabric_landing_bytes(lode_fabric_h fabric);
 

@@ -463,6 +463,8 @@ static void sweep_one(fabric_fetching_t *fetching, uint64_t now, bool lost)
         next = request->next;
         if (lost && !fabric_reachable(fabric, request->rank)) {
             request_end(request, FETCH_LOST);
+        } else if (fetching->idle) {
+            continue;
         } else if (now >= request->deadline_ns) {
             fabric->counters.deadlines++;
             fabric->peers[request->rank].avoid_until_ns = now + AVOID_NS;
@@ -554,6 +556,17 @@ static lode_status_t landing_take(lode_fabric_h fabric, uint32_t *taken)
     }
 }
 
+uint32_t lode_fabric_landings_free(lode_fabric_h fabric, uint32_t *late)
+{
+    uint32_t free = 0;
+    *late = 0;
+    for (uint32_t i = 0; i < LODE_LANDINGS; i++) {
+        free += fabric->landings[i].state == LANDING_FREE;
+        *late += fabric->landings[i].state == LANDING_QUARANTINED;
+    }
+    return free;
+}
+
 lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
 {
     uint32_t landing = 0;
@@ -567,8 +580,9 @@ lode_status_t lode_fabric_fetch(lode_fabric_h fabric, lode_fetch_t *fetch)
     fetching->landing = &fabric->landings[landing];
     fetching->queued = fetching->landed = fetching->lost = 0;
     fetching->patience = 1;
-    fetching->give_up_ns = lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u;
+    fetching->give_up_ns = fetch->ahead ? 0 : lode_now_ns() + (uint64_t)fabric->params.call_deadline_ms * 1000000u;
     fetching->spoilt = fetching->stuck = false;
+    fetching->idle = fetch->ahead;
     fetch->landing = fabric->landing.base + landing * lode_fabric_landing_bytes(fabric);
     fetch->bytes = fetch->requests = fetch->owners = 0;
     fetch->retries = 0;
@@ -634,6 +648,9 @@ lode_status_t lode_fabric_fetch_wait(lode_fabric_h fabric, lode_fetch_t *fetch)
         return lode_fail(LODE_ERR_INVALID, "this fetch is not under way");
     uint64_t horizon = (uint64_t)fabric->params.fetch_deadline_ms * 1000000u;
     fabric->listens_ns = lode_now_ns();
+    for (fabric_request_t *request = fetching->active; fetching->idle && request; request = request->next)
+        request->deadline_ns = fabric->listens_ns + horizon;
+    fetching->idle = false;
     while (!has_failed(fetching) && !fetching->stuck && fetching->landed + fetching->lost < fetch->count)
         fabric_wait(fabric, lode_now_ns() + horizon);
     lode_status_t status = outcome(fetching);

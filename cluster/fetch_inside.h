@@ -67,6 +67,7 @@ struct fabric_fetching {
     fabric_request_t *active; /**< asked, not ended */
     bool spoilt;              /**< a one-sided read that was given up may still write to its landing buffer */
     bool stuck;               /**< and no other landing buffer was free */
+    bool idle;                /**< begun ahead, and nobody waits for it yet: nobody is late */
 };
 
 /** One question to one owner: items that come in one reply, or by reads that end together. */

@@ -421,15 +421,16 @@ typedef enum lode_stage {
 
 /** What one step did, all streams together. A record is counted once however many streams want it. */
 typedef struct lode_step_stats {
-    uint64_t visible_tokens;  /**< in pages, the longest stream's last token */
-    uint64_t budget_tokens;   /**< tokens a KV head that token could choose */
-    uint64_t records_wanted;  /**< chosen, without the tail */
-    uint64_t records_local;   /**< of those, in this rank's own shard */
-    uint64_t records_hit;     /**< of those, in the hot cache, or on a GPU in its cache */
-    uint64_t records_fetched; /**< of those, from other ranks */
-    uint64_t records_lost;    /**< of those wanted, that no owner could give (::LODE_LOST_SKIP) */
-    uint64_t bytes_fetched;   /**< payload that landed */
-    uint64_t requests;        /**< messages or one-sided reads */
+    uint64_t visible_tokens;     /**< in pages, the longest stream's last token */
+    uint64_t budget_tokens;      /**< tokens a KV head that token could choose */
+    uint64_t records_wanted;     /**< chosen, without the tail */
+    uint64_t records_local;      /**< of those, in this rank's own shard */
+    uint64_t records_hit;        /**< of those, in the hot cache, or on a GPU in its cache */
+    uint64_t records_fetched;    /**< of those, from other ranks */
+    uint64_t records_prefetched; /**< of those, from other ranks, asked for before the step */
+    uint64_t records_lost;       /**< of those wanted, that no owner could give (::LODE_LOST_SKIP) */
+    uint64_t bytes_fetched;      /**< payload that landed, of a fetch ahead with the step that takes from it */
+    uint64_t requests;           /**< messages or one-sided reads */
     uint32_t owners_asked;
     uint32_t retries;         /**< requests sent again to another owner */
     uint64_t selected_digest; /**< hash of the chosen sets, the same on every rank for the same inputs; 0 on a GPU */

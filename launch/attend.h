@@ -49,7 +49,7 @@ typedef struct lode_attend {
     uint64_t *client_ns, *rank_ns; /**< (LODE_ATTEND_TIMES) of the latest steps that succeeded */
     uint64_t longest_ns, longest_at_ns, run_ns;
     uint64_t visible_tokens, budget_tokens;
-    double bytes_fetched, records_fetched, records_wanted, records_hit, retries;
+    double bytes_fetched, records_fetched, records_prefetched, records_wanted, records_hit, retries;
     lode_cluster_info_t before, after;
     /* compared */
     size_t checked;

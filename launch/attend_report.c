@@ -173,13 +173,14 @@ static json_t *cost_json(const lode_attend_t *a, times_t client, times_t rank, d
 {
     double done = (double)(a->steps - a->failed_steps), each = done > 0 ? 1 / done : 0;
     return json_pack(
-        "{s:f s:f s:o s:o s:f s:f s:f s:f s:f s:f s:f s:f s:i s:i s:i s:i}", "seconds", (double)a->run_ns * 1e-9,
+        "{s:f s:f s:o s:o s:f s:f s:f s:f s:f s:f s:f s:f s:f s:i s:i s:i s:i}", "seconds", (double)a->run_ns * 1e-9,
         "steps_per_second", a->run_ns ? done / ((double)a->run_ns * 1e-9) : 0, "step_us", times_json(client),
         "rank_step_us", times_json(rank), "way_us_median", way * 1e-3, "longest_stall_ms", (double)a->longest_ns * 1e-6,
         "longest_stall_at_seconds", (double)a->longest_at_ns * 1e-9, "bytes_fetched_per_step", a->bytes_fetched * each,
-        "records_fetched_per_step", a->records_fetched * each, "records_wanted_per_step", a->records_wanted * each,
-        "records_hit_per_step", a->records_hit * each, "retries", a->retries, "epoch_before", (int)a->before.epoch,
-        "epoch_after", (int)a->after.epoch, "ranks", (int)a->after.ranks, "alive", (int)a->after.alive);
+        "records_fetched_per_step", a->records_fetched * each, "records_prefetched_per_step",
+        a->records_prefetched * each, "records_wanted_per_step", a->records_wanted * each, "records_hit_per_step",
+        a->records_hit * each, "retries", a->retries, "epoch_before", (int)a->before.epoch, "epoch_after",
+        (int)a->after.epoch, "ranks", (int)a->after.ranks, "alive", (int)a->after.alive);
 }
 
 static lode_status_t write_json(const lode_attend_t *a, times_t client, times_t rank, double way)
@@ -231,9 +232,10 @@ static void print_text(const lode_attend_t *a, times_t client, double way)
            a->steps, (double)a->run_ns * 1e-9, a->failed_steps, a->wrong_steps, a->lossy_steps);
     print_accuracy(a);
     print_times(a, client, way);
-    printf("fetched a step: %s in %.0f records of %.0f wanted, %.0f in the hot cache; %.0f requests repeated\n",
-           lode_text_bytes(a->bytes_fetched * each, bytes), a->records_fetched * each, a->records_wanted * each,
-           a->records_hit * each, a->retries);
+    printf("fetched a step: %s in %.0f records of %.0f wanted (%.0f ahead of it), %.0f in the hot cache; %.0f requests "
+           "repeated\n",
+           lode_text_bytes(a->bytes_fetched * each, bytes), (a->records_fetched + a->records_prefetched) * each,
+           a->records_wanted * each, a->records_prefetched * each, a->records_hit * each, a->retries);
     printf("epoch %u before, %u after; %u of %u ranks alive\n", a->before.epoch, a->after.epoch, a->after.alive,
            a->after.ranks);
     printf("digest of the outputs %016" PRIx64 "\n", digest(a));

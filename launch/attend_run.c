@@ -63,6 +63,7 @@ static void count(lode_attend_t *a, const lode_step_stats_t *stats, uint64_t ns)
     a->budget_tokens = stats->budget_tokens > a->budget_tokens ? stats->budget_tokens : a->budget_tokens;
     a->bytes_fetched += (double)stats->bytes_fetched;
     a->records_fetched += (double)stats->records_fetched;
+    a->records_prefetched += (double)stats->records_prefetched;
     a->records_wanted += (double)stats->records_wanted;
     a->records_hit += (double)stats->records_hit;
     a->retries += (double)stats->retries;

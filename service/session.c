@@ -217,13 +217,14 @@ lode_status_t session_step_layout(const Lodemark__StepAsk *ask, const session_sh
 
 /* -------------------------------------------------------------- translation */
 
-#define STEP_FIELDS(F) \
-    F(visible_tokens)  \
-    F(budget_tokens)   \
-    F(records_wanted)  \
-    F(records_local)   \
-    F(records_hit)     \
-    F(records_fetched) \
+#define STEP_FIELDS(F)    \
+    F(visible_tokens)     \
+    F(budget_tokens)      \
+    F(records_wanted)     \
+    F(records_local)      \
+    F(records_hit)        \
+    F(records_fetched)    \
+    F(records_prefetched) \
     F(records_lost) F(bytes_fetched) F(requests) F(owners_asked) F(retries) F(selected_digest) F(step_ns)
 void session_pack_stats(const lode_step_stats_t *stats, uint64_t stages[LODE_STAGE_COUNT], Lodemark__StepStats *message)
 {

@@ -201,10 +201,12 @@ static void compare(const result_t *a, const result_t *b, uint32_t rows, bool ex
         CHECK(a->stats.records_wanted == b->stats.records_wanted, "%s", what);
         CHECK(a->stats.records_lost == b->stats.records_lost, "%s", what);
     }
-    CHECK(a->stats.records_hit + a->stats.records_local + a->stats.records_fetched + a->stats.records_lost ==
+    CHECK(a->stats.records_hit + a->stats.records_local + a->stats.records_fetched + a->stats.records_prefetched +
+                  a->stats.records_lost ==
               a->stats.records_wanted,
-          "%s: %llu hit, %llu local, %llu fetched, %llu lost of %llu", what, (unsigned long long)a->stats.records_hit,
-          (unsigned long long)a->stats.records_local, (unsigned long long)a->stats.records_fetched,
+          "%s: %llu hit, %llu local, %llu fetched, %llu ahead, %llu lost of %llu", what,
+          (unsigned long long)a->stats.records_hit, (unsigned long long)a->stats.records_local,
+          (unsigned long long)a->stats.records_fetched, (unsigned long long)a->stats.records_prefetched,
           (unsigned long long)a->stats.records_lost, (unsigned long long)a->stats.records_wanted);
     CHECK(a->stats.budget_tokens == b->stats.budget_tokens && a->stats.visible_tokens == b->stats.visible_tokens, "%s",
           what);
@@ -675,6 +677,203 @@ static void lost_pages(lode_cluster_h cluster)
     MUST(rank ? lode_block_close(&block) : lode_block_drop(&block));
 }
 
+/* ------------------------------------------------------------- fetched ahead */
+
+static bool under_way(const lode_cluster_h cluster)
+{
+    const lode_gpu_ahead_t *ahead = &cluster->gpu->ahead;
+    return ahead->tiles[ahead->turn].fetching;
+}
+
+/* A block of rank 0's that the others open. */
+static lode_block_h share(lode_cluster_h cluster, const char *name, uint64_t tokens)
+{
+    lode_block_params_t params = {.name = name, .format = LODE_FORMAT_FP8};
+    lode_block_h block;
+    MUST(lode_landmark_parse("landmark2", &params.landmark));
+    if (rank == 0) {
+        MUST(lode_block_create(cluster, &params, &block));
+        append(block, tokens);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank > 0)
+        MUST(lode_block_open(cluster, name, &block));
+    return block;
+}
+
+static void stop_sharing(lode_block_h *block)
+{
+    MPI_Barrier(MPI_COMM_WORLD);
+    MUST(rank ? lode_block_close(block) : lode_block_drop(block));
+}
+
+/* A step of one token, in device memory alone: what is fetched ahead is left under way. */
+static const lode_step_stats_t *ahead_step(lode_cluster_h cluster, lode_view_h view, uint32_t layer, const float *q)
+{
+    lode_stream_t stream = {view, 1, LODE_POSITION_END, LODE_FP32, q};
+    take_step(cluster, layer, &stream, 1, &on_device);
+    return &on_device.stats;
+}
+
+/* The same beside the CPU, whose step takes the landing buffers: nothing is under way then. */
+static void ahead_check(lode_cluster_h cluster, lode_view_h view, uint32_t layer, const float *q, const char *what)
+{
+    lode_stream_t stream = {view, 1, LODE_POSITION_END, LODE_FP32, q};
+    take_step_on_cpu(cluster, layer, &stream, 1, &on_cpu);
+    compare(&on_device, &on_cpu, 1, true, what);
+}
+
+static void guesses(lode_cluster_h cluster, lode_view_h view, lode_view_h other)
+{
+    lode_gpu_ahead_t *ahead = &cluster->gpu->ahead;
+    float q[Q], elsewhere[Q];
+    uint64_t remote[LAYERS], payload[LAYERS];
+    fill(q, Q);
+    fill(elsewhere, Q);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        const lode_step_stats_t *stats = ahead_step(cluster, view, layer, q);
+        CHECK(stats->records_prefetched == 0 && stats->records_fetched > 0 && stats->records_hit == 0);
+        remote[layer] = stats->records_fetched;
+        payload[layer] = stats->bytes_fetched;
+    }
+    for (uint32_t layer = 0; layer < LAYERS; layer++) { /* all that is remote was asked for already */
+        CHECK(under_way(cluster) && ahead->layer == layer);
+        const lode_step_stats_t *stats = ahead_step(cluster, view, layer, q);
+        CHECK(stats->records_prefetched == remote[layer] && stats->records_fetched == 0, "%llu of %llu",
+              (unsigned long long)stats->records_prefetched, (unsigned long long)remote[layer]);
+        CHECK(stats->bytes_fetched == payload[layer]);
+    }
+    ahead_check(cluster, view, LAYERS - 1, q, "fetched ahead");
+    ahead_step(cluster, view, 0, q);
+    ahead_step(cluster, view, 1, elsewhere); /* another choice: some of it, or nothing, was guessed */
+    CHECK(on_device.stats.records_prefetched < remote[1] && on_device.stats.records_fetched > 0);
+    ahead_check(cluster, view, 1, elsewhere, "a wrong guess");
+    ahead_step(cluster, view, 1, q); /* nothing is under way, after the CPU's step */
+    CHECK(on_device.stats.records_prefetched == 0 && under_way(cluster));
+    ahead_step(cluster, view, 1, q); /* another layer than was guessed */
+    CHECK(on_device.stats.records_prefetched == 0 && under_way(cluster));
+    ahead_step(cluster, other, 0, q); /* another view, of other blocks */
+    CHECK(on_device.stats.records_prefetched == 0 && !under_way(cluster));
+    ahead_check(cluster, other, 0, q, "another view than was guessed");
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        ahead_step(cluster, view, layer, q);
+    CHECK(under_way(cluster));
+    ahead->epoch++; /* as if the members had changed since */
+    ahead_step(cluster, view, 0, q);
+    CHECK(on_device.stats.records_prefetched == 0 && on_device.stats.records_fetched == remote[0]);
+    ahead->on = false;
+    ahead_step(cluster, view, 1, q); /* of the last fetch */
+    ahead_step(cluster, view, 0, q);
+    ahead_step(cluster, view, 1, q);
+    CHECK(on_device.stats.records_prefetched == 0 && !under_way(cluster));
+    ahead->on = true;
+}
+
+/* Two steps a layer without waiting: gathers of one fetch, and the next fetch under way. */
+static void guesses_enqueued(lode_cluster_h cluster, lode_view_h view)
+{
+    lode_gpu_t *gpu = cluster->gpu;
+    lode_device_stream_t on;
+    lode_step_stats_t stats;
+    lode_emulator_counts_t warm, after;
+    float q[Q];
+    fill(q, Q);
+    MUST(gpu->ops->stream_create(gpu->device, &on));
+    void *q_there = place(gpu, q, sizeof q), *out = place(gpu, NULL, sizeof q);
+    lode_stream_t stream = {view, 1, LODE_POSITION_END, LODE_FP32, q_there, .out = out};
+    for (uint32_t i = 0; i < 4 * LAYERS; i++) {
+        if (i == 3 * LAYERS)
+            lode_emulator_count(&warm);
+        MUST(lode_step_enqueue(cluster, i % LAYERS, &stream, 1, on, &stats));
+        CHECK(i < LAYERS || (stats.records_prefetched > 0 && stats.records_fetched == 0), "step %u", i);
+    }
+    lode_emulator_count(&after);
+    CHECK(after.allocs == warm.allocs && after.live == warm.live);
+    lode_stream_t cpu = {view, 1, LODE_POSITION_END, LODE_FP32, q};
+    take_step_on_cpu(cluster, LAYERS - 1, &cpu, 1, &on_cpu);
+    compare_out(gpu, on, out, "enqueued, fetched ahead");
+    gpu->ops->stream_destroy(on);
+    gpu->ops->free(gpu->device, q_there);
+    gpu->ops->free(gpu->device, out);
+}
+
+/* What was to come is lost, while it is fetched and before: an error of the step that wants it, or left out. */
+static void guesses_lost(lode_cluster_h cluster, lode_block_h block)
+{
+    lode_view_h fails = make_view(cluster, &block, 1, NULL, -1, dense);
+    lode_view_h skips =
+        make_view(cluster, &block, 1, NULL, -1, (lode_policy_t){.select = LODE_SELECT_DENSE, .lost = LODE_LOST_SKIP});
+    float q[Q], out[Q];
+    fill(q, Q);
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        ahead_step(cluster, skips, layer, q);
+    MUST(lode_gpu_settle(cluster->gpu));
+    MPI_Barrier(MPI_COMM_WORLD);
+    for (uint32_t page = 0; page < 2; page++)
+        lode_shard_drop_page(cluster->shard, (lode_page_id_t){block->info.id, 1, page});
+    MPI_Barrier(MPI_COMM_WORLD);
+    ahead_step(cluster, skips, 0, q); /* begins what cannot be had */
+    CHECK(under_way(cluster));
+    lode_stream_t stream = {fails, 1, LODE_POSITION_END, LODE_FP32, q, .out = out};
+    REFUSED(lode_step(cluster, 1, &stream, 1, NULL), LODE_ERR_PAGE_LOST, "page");
+    CHECK(!under_way(cluster));
+    for (int turn = 0; turn < 2; turn++) {
+        ahead_step(cluster, skips, 0, q);
+        CHECK(!under_way(cluster)); /* what layer 1 lacks is not asked for again */
+        ahead_step(cluster, skips, 1, q);
+        CHECK(on_device.stats.records_lost == 2 * 64 * KV_HEADS && on_device.stats.records_prefetched == 0);
+    }
+    ahead_check(cluster, skips, 1, q, "lost pages, fetched ahead");
+    MUST(lode_view_destroy(&fails));
+    MUST(lode_view_destroy(&skips));
+}
+
+static void fetched_ahead(const char *path)
+{
+    lode_cluster_h cluster = join((const char *[]){"device", "cuda", "gpu-cache", "0", "path", path, NULL});
+    lode_policy_t policy = {.merge = LODE_MERGE_MEAN, .budget_tokens = 40};
+    lode_block_h blocks[] = {share(cluster, "ahead a", 64 * 6), share(cluster, "ahead b", 64 * 6),
+                             share(cluster, "ahead c", 64 * 6)};
+    lode_view_h view = make_view(cluster, blocks, 2, NULL, -1, policy),
+                other = make_view(cluster, blocks + 1, 1, NULL, -1, policy);
+    bool batched = strcmp(path, "batched") == 0;
+    if (batched)
+        guesses(cluster, view, other);
+    guesses_enqueued(cluster, view);
+    if (batched) /* a one-sided read finds the bytes of a page that was dropped */
+        guesses_lost(cluster, blocks[2]);
+    float q[Q], out[Q];
+    fill(q, Q);
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        ahead_step(cluster, other, layer, q);
+    ahead_step(cluster, other, 0, q);
+    CHECK(under_way(cluster));
+    stop_sharing(&blocks[2]);
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank == 0)
+        MUST(lode_block_drop(&blocks[1])); /* while it is fetched */
+    MPI_Barrier(MPI_COMM_WORLD);
+    lode_stream_t stream = {other, 1, LODE_POSITION_END, LODE_FP32, q, .out = out};
+    CHECK(lode_step(cluster, 1, &stream, 1, NULL) == LODE_ERR_DROPPED);
+    if (rank > 0)
+        MUST(lode_block_close(&blocks[1]));
+    MUST(lode_view_destroy(&view));
+    MUST(lode_view_destroy(&other));
+    view = make_view(cluster, blocks, 1, NULL, -1, policy); /* with what was fetched still there */
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        ahead_step(cluster, view, layer, q);
+    ahead_check(cluster, view, LAYERS - 1, q, "after a block was dropped");
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        ahead_step(cluster, view, layer, q);
+    CHECK(under_way(cluster));
+    cluster->gpu->captured = true; /* as after a captured step: then a view that goes waits for nothing */
+    MUST(lode_view_destroy(&view));
+    stop_sharing(&blocks[0]);
+    CHECK(under_way(cluster)); /* or has landed or failed, and nobody has looked */
+    MPI_Barrier(MPI_COMM_WORLD);
+    MUST(lode_cluster_leave(&cluster));
+}
+
 /* ------------------------------------------------------------ little memory */
 
 /* Mirrors go with their blocks, and give way to others' when memory is short. */
@@ -754,7 +953,8 @@ static void short_memory(void)
     settings = saved;
     settings.memory_bytes = 2 << 20;
     lode_emulator_set(&settings);
-    lode_cluster_h cluster = join((const char *[]){"device", "cuda", "gpu-cache", "16MiB", NULL});
+    lode_cluster_h cluster = join((const char *[]){"device", "cuda", "gpu-cache", "16MiB", "gpu-prefetch", "no", NULL});
+    CHECK(!cluster->gpu->ahead.on);
     lode_block_h block = make_block(cluster, LODE_FORMAT_HIGGS4, "landmark2", 200);
     lode_view_h view = make_view(cluster, &block, 1, NULL, -1, (lode_policy_t){.budget_tokens = 20});
     lode_cluster_info_t info;
@@ -837,7 +1037,7 @@ int main(int argc, char **argv)
     two_devices();
     lode_cluster_h cluster =
         join((const char *[]){"device", "cuda", "gpu-cache", "1MiB", "device-ordinal", "0", "path", "batched", NULL});
-    CHECK(cluster->gpu);
+    CHECK(cluster->gpu && cluster->gpu->ahead.on);
     if (ranks == 1) { /* what other ranks have no part in */
         formats_and_landmarks(cluster);
         writes_and_growth(cluster);
@@ -859,6 +1059,10 @@ int main(int argc, char **argv)
     MPI_Barrier(MPI_COMM_WORLD);
     MUST(lode_cluster_leave(&cluster));
     unpinned_arena();
+    if (ranks > 1) {
+        fetched_ahead("batched");
+        fetched_ahead("one-sided");
+    }
     if (ranks == 1 && lode_emulator_here()) {
         memory_that_cannot_be_pinned();
         short_memory();

@@ -326,6 +326,39 @@ Test(fabric, fetches_and_calls)
     cr_assert(everywhere(right && sums.done == 60 && sums.wrong == 0));
 }
 
+/* A fetch that is begun ahead: nobody is late before it is waited for, and it may be given up at any time. */
+Test(fabric, fetch_ahead)
+{
+    enum { ITEMS = 300 };
+    static lode_fetch_item_t items[ITEMS];
+    params.path = LODE_PATH_BATCHED;
+    open_all();
+    lode_fabric_params_t *settings = &pages.fabric->params;
+    uint32_t deadline = settings->fetch_deadline_ms, hedge = settings->hedge_ms;
+    fabric_counters_t *counters = &pages.fabric->counters;
+    uint32_t late;
+    uint64_t requests;
+    bool right = lode_fabric_landings_free(pages.fabric, &late) == LODE_LANDINGS && late == 0;
+    for (uint32_t round = 0; round < 4; round++) {
+        lode_fetch_t fetch = pages_fetch(&pages, items, pages_items(items, ITEMS, params.landing_bytes, round));
+        fetch.ahead = true;
+        settings->fetch_deadline_ms = settings->hedge_ms = 1;
+        right = right && lode_fabric_fetch(pages.fabric, &fetch) == LODE_OK;
+        uint64_t deadlines = counters->deadlines, hedged = counters->hedged;
+        usleep(3000);
+        fabric_fetches_sweep(pages.fabric, lode_now_ns(), false);
+        right = right && counters->deadlines == deadlines && counters->hedged == hedged;
+        settings->fetch_deadline_ms = deadline;
+        settings->hedge_ms = hedge;
+        if (round % 2 == 0)
+            right = right && lode_fabric_fetch_wait(pages.fabric, &fetch) == LODE_OK && pages_landed(&pages, &fetch);
+        lode_fabric_fetch_release(pages.fabric, &fetch);
+        right = right && fetch_once(50, round, &requests) &&
+                lode_fabric_landings_free(pages.fabric, &late) == LODE_LANDINGS && late == 0;
+    }
+    cr_assert(everywhere(right));
+}
+
 /* A named owner that holds nothing, and hints that are wrong: the next owner, or the same by message. */
 Test(fabric, fetch_from_the_next)
 {
