@@ -96,6 +96,9 @@ lode_status_t lode_block_append(lode_block_h block, uint32_t layer, uint64_t tok
     REFUSE_NULL(block);
     if (dtype > LODE_FP32 || (tokens && (!k || !v)))
         return lode_fail(LODE_ERR_INVALID, "%s: a NULL tensor or an unknown dtype", __func__);
+    lode_find_cuda();
+    LODE_TRY(lode_check_host("k", k));
+    LODE_TRY(lode_check_host("v", v));
     return calls_of_handle(block)->block_append(block, layer, tokens, dtype, k, v);
 }
 
@@ -135,6 +138,7 @@ lode_status_t lode_view_create(lode_cluster_h cluster, const lode_view_params_t 
     for (uint32_t i = 0; i < params->count; i++)
         if (!params->blocks[i] || lode_cluster_of(params->blocks[i]) != cluster)
             return lode_fail(LODE_ERR_INVALID, "a view's block %u is NULL or of another cluster", i);
+    lode_find_cuda();
     return calls_of(cluster)->view_create(cluster, params, view);
 }
 

@@ -76,8 +76,10 @@ static lode_status_t check_stream(lode_cluster_h cluster, uint32_t layer, const 
         return lode_fail(LODE_ERR_INVALID, "stream %u: position %lld is out of range", i, (long long)in->position);
     for (uint32_t b = 0; b < in->view->count; b++)
         LODE_TRY(lode_block_check(in->view->blocks[b]));
-    if (!cluster->gpu) /* else their memory is looked at first */
+    if (!cluster->gpu) { /* else their memory is looked at first */
+        LODE_TRY(lode_check_host_stream(in));
         LODE_TRY(lode_check_finite(cluster, "query", layer, in->tokens, cluster->query_heads, in->dtype, in->q));
+    }
     if (!in->k)
         return LODE_OK;
     LODE_TRY(lode_block_check_append(in->view->blocks[in->view->write_block]));

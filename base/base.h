@@ -58,6 +58,15 @@ void lode_log_write(lode_log_level_t level, const char *format, ...) __attribute
 #define lode_info(...) lode_log(LODE_LOG_INFO, __VA_ARGS__)
 #define lode_debug(...) lode_log(LODE_LOG_DEBUG, __VA_ARGS__)
 
+/* ----------------------------------------------------------------- pointers */
+
+/** Look for CUDA's driver in this process: now and then, not in a step. */
+void lode_find_cuda(void);
+/** LODE_ERR_INVALID if x is in device memory, as far as a driver that was found says so. x may be NULL. */
+lode_status_t lode_check_host(const char *what, const void *x);
+/** The same for all tensors of a stream. */
+lode_status_t lode_check_host_stream(const lode_stream_t *stream);
+
 /* ------------------------------------------------------------------ options */
 
 typedef enum lode_option_type {

@@ -92,6 +92,7 @@ lode_status_t client_step(lode_cluster_h cluster, uint32_t layer, const lode_str
     session_shape_t shape = {heads * (geometry.query_heads / geometry.kv_heads), heads, geometry.head_dim};
     LODE_TRY(asking_room(cluster, &asking, count));
     for (uint32_t i = 0; i < count; i++) {
+        LODE_TRY(lode_check_host_stream(&streams[i]));
         add_stream(&asking, i, &shape);
         ask.again &= streams[i].k == NULL;
     }
