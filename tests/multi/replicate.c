@@ -249,6 +249,7 @@ static void test_nobody_takes(void)
         take(stream, &piece);
     }
     CHECK(!lode_replica_next(cluster->replica, &piece));
+    MPI_Barrier(MPI_COMM_WORLD); /* all have looked, and have what they want */
     if (rank == 0) /* into the same slots, before the copies out of them were done */
         append(block, 1, 3 * SLOT_TILES * LODE_TILE);
     await_rounds(NULL, 10);
