@@ -11,7 +11,7 @@
 
 #include "bench/capture.h"
 #include "bench/progress.h"
-#include "bench/safetensors.h"
+#include "base/safetensors.h"
 
 enum { LAYERS_MAX = 1024, HEADS_MAX = 1024 };
 

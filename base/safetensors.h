@@ -3,8 +3,8 @@
  * @file safetensors.h
  * @brief The container alone: an 8-byte length, a JSON header, the tensors' bytes.
  */
-#ifndef LODE_BENCH_SAFETENSORS_H
-#define LODE_BENCH_SAFETENSORS_H
+#ifndef LODE_BASE_SAFETENSORS_H
+#define LODE_BASE_SAFETENSORS_H
 
 #include <jansson.h>
 

@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/safetensors.h"
+#include "base/safetensors.h"
 
 static uint32_t element_bytes(const char *dtype)
 {
