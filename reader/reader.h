@@ -101,6 +101,8 @@ lode_status_t lode_tokenizer_encode(lode_tokenizer_h tokenizer, const char *text
 const char *lode_tokenizer_bytes(lode_tokenizer_h tokenizer, uint32_t id, size_t *bytes);
 /** Id of an added token by its text, −1 if there is none. */
 int64_t lode_tokenizer_special(lode_tokenizer_h tokenizer, const char *text);
+/** Id of the token that the tokenizer's template puts before a text ("<|begin_of_text|>"), −1 if there is none. */
+int64_t lode_tokenizer_begin(lode_tokenizer_h tokenizer);
 
 /* ------------------------------------------------------------------- manner */
 
@@ -129,6 +131,27 @@ lode_status_t lode_manner_document(const lode_manner_t *manner, lode_tokenizer_h
 /** Tokens of a question with its template. @return ::LODE_ERR_INVALID if they are more than range. */
 lode_status_t lode_manner_question(const lode_manner_t *manner, lode_tokenizer_h tokenizer, const char *text,
                                    size_t bytes, lode_tokens_t *tokens);
+
+/* -------------------------------------------------------------------- scribe */
+
+/**
+ * Writes down an answer: takes bytes of tokens, which may end within a character, and gives out whole characters as
+ * soon as they can no longer be part of a stop text. Zeroed but for its manner is empty.
+ */
+typedef struct lode_scribe {
+    const lode_manner_t *manner; /**< whose stop texts end the answer; borrowed */
+    char *text;                  /**< (bytes), zero-terminated: what was given out; NULL before the first */
+    size_t bytes, room;
+    bool stopped; /**< a stop text was met; it and what follows is not in the text */
+    char *held;   /**< (held_bytes) may be part of a stop text or of a character */
+    size_t held_bytes, held_room;
+} lode_scribe_t;
+
+/** Take a token's bytes; what is beyond `bytes` of before is new. Bytes that are no UTF-8 give U+FFFD. */
+lode_status_t lode_scribe_write(lode_scribe_t *scribe, const char *bytes, size_t count);
+/** No more tokens come: give out what is held. Then `text` is never NULL. */
+lode_status_t lode_scribe_finish(lode_scribe_t *scribe);
+void lode_scribe_free(lode_scribe_t *scribe);
 
 /* ------------------------------------------------------------------ sampling */
 
