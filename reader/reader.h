@@ -223,13 +223,15 @@ typedef struct lode_asking {
     lode_sampling_t sampling;
     uint32_t most_tokens;                                     /**< of the answer */
     void (*text)(void *self, const char *text, size_t bytes); /**< whole characters as they come; may be NULL */
+    bool (*stop)(void *self); /**< asked before each token: true ends the answer; may be NULL */
     void *self;
+    bool sources;                      /**< find out which documents the answer comes from: some steps more */
     const lode_attention_t *attention; /**< NULL: lode_step() */
 } lode_asking_t;
 
 typedef struct lode_source {
-    uint32_t document; /**< of the list */
-    double share;      /**< of what the answer's tokens chose */
+    uint32_t document; /**< of the list; the first of those with the same text */
+    double share;      /**< of the tokens that matter most to the answer's first tokens, all layers and heads */
 } lode_source_t;
 
 enum { LODE_SOURCES_MAX = 8 };
@@ -241,8 +243,8 @@ typedef struct lode_answer {
     bool stopped; /**< by a stop text; else by most_tokens */
     lode_source_t sources[LODE_SOURCES_MAX];
     uint32_t source_count;
-    uint64_t visible_tokens; /**< of the documents */
-    uint64_t question_ns, answer_ns;
+    uint64_t visible_tokens;                     /**< of the documents */
+    uint64_t question_ns, answer_ns, sources_ns; /**< apart from one another */
     /** Sums over layers and answer steps, as lode_step_stats_t has them. */
     uint64_t records_wanted, records_local, records_hit, records_fetched, bytes_fetched, attend_ns;
 } lode_answer_t;
