@@ -5,7 +5,7 @@
 # Debian 12 and Ubuntu 24.04 names.
 packages_build=(gcc libc6-dev cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libucx-dev ucx-utils
     protobuf-c-compiler libprotobuf-c-dev libhwloc-dev libjansson-dev libmicrohttpd-dev liblapacke-dev
-    libdnnl-dev libpcre2-dev)
+    libdnnl-dev libpcre2-dev libutf8proc-dev)
 # slurm/testbed
 packages_slurm=(slurm-wlm munge iproute2 util-linux)
 # Tests: units, CUDA sources on an emulated device (C++), the JSON of benchmarks, captures written as documented, network
