@@ -160,15 +160,22 @@ static lode_status_t check_stream(lode_cluster_h cluster, const lode_stream_t *i
     return LODE_OK;
 }
 
+static lode_status_t check_streams(const char *call, lode_cluster_h cluster, const lode_stream_t *streams,
+                                   uint32_t count)
+{
+    if (count == 0)
+        return lode_fail(LODE_ERR_INVALID, "%s: no streams", call);
+    for (uint32_t i = 0; i < count; i++)
+        LODE_TRY(check_stream(cluster, &streams[i], i));
+    return LODE_OK;
+}
+
 lode_status_t lode_step(lode_cluster_h cluster, uint32_t layer, const lode_stream_t *streams, uint32_t count,
                         lode_step_stats_t *stats)
 {
     lode_step_stats_t ignored;
     REFUSE_NULL(cluster, streams);
-    if (count == 0)
-        return lode_fail(LODE_ERR_INVALID, "%s: no streams", __func__);
-    for (uint32_t i = 0; i < count; i++)
-        LODE_TRY(check_stream(cluster, &streams[i], i));
+    LODE_TRY(check_streams(__func__, cluster, streams, count));
     return calls_of(cluster)->step(cluster, layer, streams, count, stats ? stats : &ignored);
 }
 
@@ -177,10 +184,7 @@ lode_status_t lode_step_enqueue(lode_cluster_h cluster, uint32_t layer, const lo
 {
     lode_step_stats_t ignored;
     REFUSE_NULL(cluster, streams);
-    if (count == 0)
-        return lode_fail(LODE_ERR_INVALID, "%s: no streams", __func__);
-    for (uint32_t i = 0; i < count; i++)
-        LODE_TRY(check_stream(cluster, &streams[i], i));
+    LODE_TRY(check_streams(__func__, cluster, streams, count));
     return calls_of(cluster)->step_enqueue(cluster, layer, streams, count, cuda_stream, stats ? stats : &ignored);
 }
 
