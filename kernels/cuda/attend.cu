@@ -167,19 +167,12 @@ __device__ __forceinline__ uint32_t part_tokens(const lode_device_attend_t &a, c
     return a.blocks[part->block].format == a.format ? part->visible : 0;
 }
 
-__device__ uint64_t warp_sum(uint64_t x)
-{
-    for (uint32_t apart = 16; apart; apart /= 2)
-        x += __shfl_xor_sync(~0u, x, apart);
-    return x;
-}
-
 __device__ uint64_t tokens_of_all(const lode_device_attend_t &a, const walk_t &walk)
 {
     uint64_t sum = 0;
     for (uint32_t i = threadIdx.x % 32; i < walk.part_count; i += 32)
         sum += part_tokens(a, walk.parts + i);
-    return warp_sum(sum);
+    return lode_warp_sum(sum);
 }
 
 /* The last part that begins at or before a token: each round looks at 32 parts. */
@@ -203,11 +196,8 @@ __device__ uint32_t part_of_position(const lode_device_attend_t &a, walk_t &walk
     uint32_t lane = threadIdx.x % 32, begin = walk.part == UINT32_MAX ? 0 : walk.part + 1;
     uint64_t before = walk.part == UINT32_MAX ? 0 : walk.high;
     for (;; begin += 32) { /* the position is below the sum of all parts, so one is found */
-        uint64_t mine = begin + lane < walk.part_count ? part_tokens(a, walk.parts + begin + lane) : 0, sum = mine;
-        for (uint32_t apart = 1; apart < 32; apart *= 2) {
-            uint64_t other = __shfl_up_sync(~0u, sum, apart);
-            sum += lane >= apart ? other : 0;
-        }
+        uint64_t mine = begin + lane < walk.part_count ? part_tokens(a, walk.parts + begin + lane) : 0;
+        uint64_t sum = lode_warp_before(mine) + mine;
         uint32_t ballot = __ballot_sync(~0u, before + sum > position);
         if (ballot || begin + 32 >= walk.part_count) {
             uint32_t found = ballot ? (uint32_t)__ffs((int)ballot) - 1 : 31;

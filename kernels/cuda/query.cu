@@ -14,6 +14,7 @@
 #include "kernels/cuda/higgs.h"
 #include "kernels/cuda/numbers.h"
 #include "kernels/cuda/prepared.h"
+#include "kernels/cuda/warp.h"
 
 namespace
 {
@@ -339,8 +340,7 @@ __device__ __forceinline__ void note_greatest(float x, float *room)
 
 __device__ __forceinline__ void note_sum(int32_t x, int32_t *room)
 {
-    for (uint32_t apart = 16; apart; apart /= 2)
-        x += __shfl_xor_sync(~0u, x, apart);
+    x = lode_warp_sum(x);
     if (threadIdx.x % 32 == 0)
         room[threadIdx.x / 32] = x;
 }

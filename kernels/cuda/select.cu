@@ -38,6 +38,7 @@
 #include <math.h>
 
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/warp.h"
 
 namespace
 {
@@ -227,34 +228,16 @@ __device__ float score_of(uint32_t key)
 
 /* ------------------------------------------------------------------- blocks */
 
-__device__ uint32_t warp_sum(uint32_t x)
-{
-    for (uint32_t d = 16; d; d /= 2)
-        x += __shfl_xor_sync(ALL, x, d);
-    return x;
-}
-
-/* Sum of what lanes before this one have. */
-__device__ uint32_t warp_before(uint32_t x)
-{
-    uint32_t lane = threadIdx.x % 32, sum = x;
-    for (uint32_t d = 1; d < 32; d *= 2) {
-        uint32_t other = __shfl_up_sync(ALL, sum, d);
-        sum += lane >= d ? other : 0;
-    }
-    return sum - x;
-}
-
 /* Sum of what threads before this one have, and of all. Everybody calls it. */
 __device__ uint32_t block_before(uint32_t x, uint32_t *all, shared_t *shared)
 {
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    uint32_t before = warp_before(x);
+    uint32_t before = lode_warp_before(x);
     __syncthreads(); /* what was there before is read */
     if (lane == 31)
         shared->warp[warp][0] = before + x;
     __syncthreads();
-    uint32_t mine = lane < WARPS ? shared->warp[lane][0] : 0, warps = warp_before(mine);
+    uint32_t mine = lane < WARPS ? shared->warp[lane][0] : 0, warps = lode_warp_before(mine);
     *all = __shfl_sync(ALL, warps + mine, WARPS - 1);
     return before + __shfl_sync(ALL, warps, warp);
 }
@@ -421,7 +404,7 @@ __device__ void part_count(const part_t &part, shared_t *shared)
         low = min(low, __shfl_xor_sync(ALL, low, d));
         high = max(high, __shfl_xor_sync(ALL, high, d));
     }
-    uint32_t noted_weight = warp_sum(part.noted_weight), weight = warp_sum(part.weight);
+    uint32_t noted_weight = lode_warp_sum(part.noted_weight), weight = lode_warp_sum(part.weight);
     if (threadIdx.x % 32 == 0) {
         atomicAdd(&shared->noted_weight, noted_weight);
         atomicAdd(&shared->weight, weight);
@@ -736,7 +719,7 @@ __device__ uint32_t picked_tokens(picked_t picked, uint32_t rest)
 
 __device__ picked_t picked_warp(picked_t picked)
 {
-    return {warp_sum(picked.sure), warp_sum(picked.ties)};
+    return {lode_warp_sum(picked.sure), lode_warp_sum(picked.ties)};
 }
 
 /* Landmarks that one warp writes: a tile, or a part of one. */
@@ -868,7 +851,7 @@ __device__ void slice_write(const work_t &work, const slice_t &slice, picked_t b
     uint32_t lane = threadIdx.x % 32, piece = slice.reach.low;
     for (uint32_t base = 0; base < slice.count; base += 32) {
         entry_t entry = entry_at(work, slice, base + lane);
-        uint32_t both = warp_before(entry.sure | entry.ties << 16); /* at most 32 · 16 each */
+        uint32_t both = lode_warp_before(entry.sure | entry.ties << 16); /* at most 32 · 16 each */
         picked_t mine = picked_add(before, {both & 0xffff, both >> 16});
         picked_t next = picked_add(mine, {entry.sure, entry.ties});
         uint32_t at = picked_tokens(mine, slice.rest), take = picked_tokens(next, slice.rest) - at;
@@ -921,7 +904,7 @@ __device__ void slices_emit(const work_t &work, uint32_t first, uint32_t size, u
     uint32_t forced = 0, *out = tokens + work.choice.tokens;
     for (uint32_t p = threadIdx.x % 32; p < slice.reach.low; p += 32)
         forced += forced_of(work.pieces[p]);
-    forced = warp_sum(forced);
+    forced = lode_warp_sum(forced);
     slice_forced(work, slice, before, forced, out);
     slice_write(work, slice, before, forced, out);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file warp.h
- * @brief What takes PTX: matrix products of a warp, asynchronous copies, loads that bypass. All from sm_80 on.
+ * @brief Sums over a warp; and what takes PTX: matrix products of a warp, asynchronous copies, loads that bypass. All
+ * from sm_80 on.
  *
  * The only place with PTX, so that kernels run in the emulator too. Fragments are laid out as the PTX ISA says; with
  * g = lane / 4 and t = lane % 4:
@@ -17,6 +18,26 @@
 
 #include <cuda_runtime.h>
 #include <stdint.h>
+
+/** Sum over the lanes of a warp, of integers. */
+template <typename T> __device__ __forceinline__ T lode_warp_sum(T x)
+{
+    for (uint32_t apart = 16; apart; apart /= 2)
+        x += __shfl_xor_sync(~0u, x, apart);
+    return x;
+}
+
+/** Sum of what the lanes before this one have. */
+template <typename T> __device__ __forceinline__ T lode_warp_before(T x)
+{
+    uint32_t lane = threadIdx.x % 32;
+    T sum = x;
+    for (uint32_t apart = 1; apart < 32; apart *= 2) {
+        T other = __shfl_up_sync(~0u, sum, apart);
+        sum += lane >= apart ? other : 0;
+    }
+    return sum - x;
+}
 
 #ifdef LODE_EMULATED
 

@@ -30,6 +30,7 @@
  * Never run on a GPU; compared with a plain model in the emulator by tests/unit/device_where.c.
  */
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/warp.h"
 
 namespace
 {
@@ -45,24 +46,6 @@ static_assert(sizeof(lode_device_slot_t) == 16 && WAYS == 8, "a set is a line of
 static_assert(PAGE == 64, "a page's tokens are the bits of a mask");
 
 /* ------------------------------------------------------------------- common */
-
-__device__ uint32_t warp_sum(uint32_t x)
-{
-    for (uint32_t d = 16; d; d /= 2)
-        x += __shfl_xor_sync(ALL, x, d);
-    return x;
-}
-
-/* Sum of what lanes before this one have. */
-__device__ uint32_t warp_before(uint32_t x)
-{
-    uint32_t lane = threadIdx.x % 32, sum = x;
-    for (uint32_t d = 1; d < 32; d *= 2) {
-        uint32_t other = __shfl_up_sync(ALL, sum, d);
-        sum += lane >= d ? other : 0;
-    }
-    return sum - x;
-}
 
 __device__ bits_t low_bits(uint64_t n)
 {
@@ -231,7 +214,7 @@ __device__ spread_t spread_make(bits_t mask)
 {
     spread_t spread;
     spread.mask = mask;
-    spread.before = warp_before(__popcll(mask));
+    spread.before = lode_warp_before(__popcll(mask));
     spread.total = __shfl_sync(ALL, spread.before + __popcll(mask), 31);
     return spread;
 }
@@ -318,7 +301,7 @@ struct shared_t {
 __device__ uint32_t block_sum(uint32_t x, shared_t *shared)
 {
     uint32_t sum = 0;
-    x = warp_sum(x);
+    x = lode_warp_sum(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0)
         shared->warp[0][threadIdx.x / 32] = x;
@@ -361,7 +344,7 @@ __device__ uint32_t warp_count(const where_t &where, const bits_t *masks)
     uint32_t count = 0;
     for (uint32_t round = 0; round < ROUNDS; round++)
         count += __popcll(mask_at(where, masks, first_mask(round) + threadIdx.x % 32));
-    return warp_sum(count);
+    return lode_warp_sum(count);
 }
 
 __global__ void __launch_bounds__(THREADS) where_count(where_t where)
