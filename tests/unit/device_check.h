@@ -11,10 +11,9 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "kernels/device.h"
+#include "device_open.h"
 #include "kernels/internal.h"
 
 #define GUARD_BYTES 256
@@ -60,22 +59,16 @@ static inline uint32_t check_below(check_t *c, uint32_t n)
 
 static inline check_t check_open(uint64_t seed)
 {
-    const char *text = getenv("LODEMARK_TEST_SEED");
-    check_t c = {.seed = text ? strtoull(text, NULL, 10) : seed};
+    check_t c = {.seed = device_seed(seed)};
     c.state = c.seed;
-    cr_assert(lode_device_get("cuda", &c.ops) == LODE_OK);
     cr_assert(lode_ops_get("scalar", &c.scalar) == LODE_OK);
-    DEVICE(&c, open(0, &c.device));
-    DEVICE(&c, enter(c.device, &c.before));
-    DEVICE(&c, stream_create(c.device, &c.stream));
+    device_open(&c.ops, &c.device, &c.before, &c.stream);
     return c;
 }
 
 static inline void check_close(check_t *c)
 {
-    c->ops->stream_destroy(c->stream);
-    c->ops->leave(c->device, c->before);
-    c->ops->close(&c->device);
+    device_close(c->ops, &c->device, c->before, c->stream);
 }
 
 /** An array on the device, and a copy of what it was made from, poison without. */

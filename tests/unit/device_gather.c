@@ -3,34 +3,27 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "kernels/device.h"
+#include "base/base.h"
+#include "device_open.h"
 
 enum { GUARD = 256 };
 
 static const lode_device_ops_t *ops;
 static lode_device_h device;
+static int thread_before;
 static lode_device_stream_t stream;
 static uint64_t seed, state;
 
 static void setup(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    const char *fixed = getenv("LODEMARK_TEST_SEED");
-    seed = state = fixed ? strtoull(fixed, NULL, 0) : (uint64_t)now.tv_nsec * 1000003 + (uint64_t)now.tv_sec;
-    int before;
-    cr_assert_eq(lode_device_get("cuda", &ops), LODE_OK);
-    cr_assert_eq(ops->open(0, &device), LODE_OK, "%s", ops->error());
-    cr_assert_eq(ops->enter(device, &before), LODE_OK);
-    cr_assert_eq(ops->stream_create(device, &stream), LODE_OK);
+    seed = state = device_seed(lode_now_ns());
+    device_open(&ops, &device, &thread_before, &stream);
 }
 
 static void teardown(void)
 {
-    ops->stream_destroy(stream);
-    ops->close(&device);
+    device_close(ops, &device, thread_before, stream);
 }
 
 TestSuite(device_gather, .init = setup, .fini = teardown, .timeout = 200);

@@ -7,30 +7,27 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/device.h"
+#include "device_open.h"
 #include "shard/shard.h"
 
 enum { FORMATS = LODE_FORMAT_HIGGS4 + 1, MOST_BLOCKS = 12, ROWS = 3, PAGE = LODE_PAGE_TOKENS, LAYERS = 2 };
 
 static const lode_device_ops_t *gpu;
 static lode_device_h device;
+static int thread_before;
 static lode_device_stream_t stream;
 static uint64_t seed;
 
 static void setup(void)
 {
-    const char *given = getenv("LODE_TEST_SEED");
-    seed = given ? strtoull(given, NULL, 10) : lode_now_ns();
-    fprintf(stderr, "LODE_TEST_SEED=%llu\n", (unsigned long long)seed);
-    cr_assert(lode_device_get("cuda", &gpu) == LODE_OK);
-    cr_assert(gpu->open(0, &device) == LODE_OK, "%s", gpu->error());
-    cr_assert(gpu->stream_create(device, &stream) == LODE_OK, "%s", gpu->error());
+    seed = device_seed(lode_now_ns());
+    fprintf(stderr, "LODEMARK_TEST_SEED=%llu\n", (unsigned long long)seed);
+    device_open(&gpu, &device, &thread_before, &stream);
 }
 
 static void teardown(void)
 {
-    gpu->stream_destroy(stream);
-    gpu->close(&device);
+    device_close(gpu, &device, thread_before, stream);
 }
 
 TestSuite(device_where, .init = setup, .fini = teardown, .timeout = 120);
