@@ -4,13 +4,13 @@
  */
 #include <criterion/criterion.h>
 #include <math.h>
-#include <mpi.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "attend/inside.h"
 #include "kernels/kernels.h"
 #include "lodemark.h"
+#include "tests/multi/steps.h"
 
 enum { TAKEN_MAX = 1024 };
 
@@ -18,26 +18,6 @@ static int failures;
 static int rank, ranks;
 static void *taken[TAKEN_MAX];
 static int taken_count;
-
-#define CHECK(condition, ...)                                                      \
-    do {                                                                           \
-        if (!(condition)) {                                                        \
-            failures++;                                                            \
-            fprintf(stderr, "rank %d, line %d: %s: ", rank, __LINE__, #condition); \
-            fprintf(stderr, "" __VA_ARGS__);                                       \
-            fprintf(stderr, "; last error: %s\n", lode_error_message());           \
-        }                                                                          \
-    } while (0)
-/* Without this the test cannot go on. */
-#define MUST(call)                                                                                                \
-    do {                                                                                                          \
-        lode_status_t status_ = (call);                                                                           \
-        if (status_ != LODE_OK) {                                                                                 \
-            fprintf(stderr, "rank %d, line %d: %s: %s: %s\n", rank, __LINE__, #call, lode_status_string(status_), \
-                    lode_error_message());                                                                        \
-            MPI_Abort(MPI_COMM_WORLD, 1);                                                                         \
-        }                                                                                                         \
-    } while (0)
 
 static void set_up(void)
 {
@@ -96,7 +76,7 @@ static lode_cluster_h join(const lode_geometry_t *geometry, const char *const *s
 }
 
 /* A normal deviate of a place in a tensor, rounded to bf16, so that bf16 records hold it exactly. */
-static float value_at(uint64_t seed, uint64_t i)
+static float normal_at(uint64_t seed, uint64_t i)
 {
     double u = ((double)(lode_mix(seed, 2 * i) >> 11) + 0.5) * 0x1p-53;
     double w = ((double)(lode_mix(seed, 2 * i + 1) >> 11) + 0.5) * 0x1p-53;
@@ -112,7 +92,7 @@ static float *tensor(uint64_t seed, size_t n)
 {
     float *x = keep((n + 1) * sizeof *x);
     for (size_t i = 0; i < n; i++)
-        x[i] = value_at(seed, i);
+        x[i] = normal_at(seed, i);
     return x;
 }
 

@@ -19,15 +19,6 @@ enum { Q = QUERY_HEADS * DIM, KV = KV_HEADS * DIM };
 static int failures, rank, ranks;
 static uint64_t seed = 1;
 
-#define CHECK(condition, ...)                                                      \
-    do {                                                                           \
-        if (!(condition)) {                                                        \
-            failures++;                                                            \
-            fprintf(stderr, "rank %d, line %d: %s: ", rank, __LINE__, #condition); \
-            fprintf(stderr, "" __VA_ARGS__);                                       \
-            fprintf(stderr, "; last error: %s\n", lode_error_message());           \
-        }                                                                          \
-    } while (0)
 #define REFUSED(call, status, words)                                                                               \
     do {                                                                                                           \
         lode_status_t got_ = (call);                                                                               \

@@ -23,7 +23,7 @@ static int rank, ranks;
 static uint64_t seed;
 static lode_cluster_h cluster;
 
-#define CHECK(condition)                                                                                  \
+#define MUST_HOLD(condition)                                                                              \
     do {                                                                                                  \
         if (!(condition)) {                                                                               \
             fprintf(stderr, "rank %d, line %d: not so: %s; last error: %s\n", rank, __LINE__, #condition, \
@@ -114,7 +114,7 @@ static void append(lode_block_h block, uint32_t layer, uint64_t tokens)
 {
     size_t n = tokens * KV_HEADS * DIM;
     float *x = malloc(n * sizeof *x);
-    CHECK(x);
+    MUST_HOLD(x);
     seed++;
     for (size_t i = 0; i < n; i++)
         x[i] = value_at(seed, i);
@@ -142,8 +142,8 @@ static void compare(const taken_t *t)
         for (uint64_t at = t->piece.first, run; at < t->piece.end; at += run) {
             const uint8_t *tiles;
             run = lode_store_span(cluster->store, slot, t->piece.layer, h, at, t->piece.end, &tiles);
-            CHECK(run > 0);
-            CHECK(memcmp(t->copy + h * t->head_bytes + (at - t->piece.first) * 18, tiles, run * 18) == 0);
+            MUST_HOLD(run > 0);
+            MUST_HOLD(memcmp(t->copy + h * t->head_bytes + (at - t->piece.first) * 18, tiles, run * 18) == 0);
         }
 }
 
@@ -164,7 +164,7 @@ static void take(lode_device_stream_t stream, const lode_replica_piece_t *piece)
     taken_t *t = &taken[taken_count++];
     size_t bytes = (piece->end - piece->first) * 18;
     *t = (taken_t){*piece, malloc(piece->heads * bytes), bytes};
-    CHECK(t->copy && piece->heads == KV_HEADS && piece->head_stride >= bytes);
+    MUST_HOLD(t->copy && piece->heads == KV_HEADS && piece->head_stride >= bytes);
     for (uint32_t h = 0; h < piece->heads; h++)
         MUST(plain_device.copy(stream, t->copy + h * bytes, piece->tiles + h * piece->head_stride, bytes));
     lode_replica_give_back(cluster->replica, piece, stream);
@@ -182,10 +182,10 @@ static void await_rounds(lode_device_stream_t stream, uint64_t rounds)
         stats = stats_now();
         if (stats.arrived >= rounds && (!stream || stats.taken + stats.overwrote == stats.arrived))
             break;
-        CHECK(lode_now_ns() < until);
+        MUST_HOLD(lode_now_ns() < until);
         usleep(100);
     }
-    CHECK(stats.arrived == rounds);
+    MUST_HOLD(stats.arrived == rounds);
 }
 
 static uint64_t sum(uint64_t mine)
@@ -206,7 +206,7 @@ static void test_many_writers(void)
     lode_block_h blocks[2] = {create_block("a"), create_block("b")};
     uint64_t rounds = 0;
     MUST(replicate(&params));
-    CHECK(stats_now().nccl && strstr(stats_now().reason, "GPU of its own"));
+    MUST_HOLD(stats_now().nccl && strstr(stats_now().reason, "GPU of its own"));
     MUST(plain_device.stream_create(plain_device_handle, &stream));
     for (int i = 0; i < 4; i++) {
         uint64_t tokens = 64 * (2 + lode_mix(seed, (uint64_t)i + 7) % 40); /* whole tiles: a landmark a token */
@@ -217,11 +217,11 @@ static void test_many_writers(void)
             take(stream, &piece);
     }
     append(blocks[0], 0, 64 + 63); /* one page, two tiles: as much as is worth a round */
-    CHECK(stats_now().reason[0]);
+    MUST_HOLD(stats_now().reason[0]);
     await_rounds(stream, sum(rounds + 1));
     settle(stream);
-    CHECK(sum(stats_now().sent) == sum(rounds + 1));
-    CHECK(stats_now().bytes > 0);
+    MUST_HOLD(sum(stats_now().sent) == sum(rounds + 1));
+    MUST_HOLD(stats_now().bytes > 0);
     stop_replicating();
     plain_device.stream_destroy(stream);
     for (int i = 0; i < 2; i++)
@@ -242,15 +242,15 @@ static void test_nobody_takes(void)
     if (rank == 0)
         append(block, 0, 7 * SLOT_TILES * LODE_TILE); /* a landmark a token */
     await_rounds(NULL, 7);
-    CHECK(stats_now().overwrote == 4 && stats_now().taken == 0);
+    MUST_HOLD(stats_now().overwrote == 4 && stats_now().taken == 0);
     for (int i = 0; i < 3; i++) {
-        CHECK(lode_replica_next(cluster->replica, &piece));
-        CHECK(piece.first == (uint64_t)(4 + i) * SLOT_TILES * LODE_TILE && piece.first > last);
+        MUST_HOLD(lode_replica_next(cluster->replica, &piece));
+        MUST_HOLD(piece.first == (uint64_t)(4 + i) * SLOT_TILES * LODE_TILE && piece.first > last);
         take(stream, &piece);
     }
-    CHECK(!lode_replica_next(cluster->replica, &piece));
+    MUST_HOLD(!lode_replica_next(cluster->replica, &piece));
     MPI_Barrier(MPI_COMM_WORLD); /* all have looked, and have what they want */
-    if (rank == 0) /* into the same slots, before the copies out of them were done */
+    if (rank == 0)               /* into the same slots, before the copies out of them were done */
         append(block, 1, 3 * SLOT_TILES * LODE_TILE);
     await_rounds(NULL, 10);
     settle(stream);
@@ -270,7 +270,7 @@ static void test_not_worth_it(void)
     for (int i = 0; i < 3; i++)
         append(block, 1, 64 + (uint64_t)i);
     MPI_Barrier(MPI_COMM_WORLD);
-    CHECK(stats_now().arrived == 0 && stats_now().sent == 0 && stats_now().nccl);
+    MUST_HOLD(stats_now().arrived == 0 && stats_now().sent == 0 && stats_now().nccl);
     stop_replicating();
     MUST(lode_block_close(&block));
 }
@@ -290,19 +290,19 @@ static void test_fault(const char *fault, uint32_t deadline_ms, const char *word
     fail_by(NULL);
     MUST(plain_device.stream_create(plain_device_handle, &stream));
     for (int i = 0; stats_now().nccl; i++) {
-        CHECK(lode_now_ns() < until);
+        MUST_HOLD(lode_now_ns() < until);
         append(block, (uint32_t)i % LAYERS, 64 * 4);
         while (lode_replica_next(cluster->replica, &piece))
             take(stream, &piece);
         usleep(5000);
     }
     bool said = strstr(stats_now().reason, word) != NULL;
-    CHECK(sum(said) > 0); /* one that saw it; others may have it of that rank, in its words */
-    CHECK(strstr(stats_now().reason, "broadcasts ended: "));
+    MUST_HOLD(sum(said) > 0); /* one that saw it; others may have it of that rank, in its words */
+    MUST_HOLD(strstr(stats_now().reason, "broadcasts ended: "));
     append(block, 0, 64 * 8); /* and it is tried no more */
     uint64_t sent = stats_now().sent;
     append(block, 1, 64 * 8);
-    CHECK(stats_now().sent == sent);
+    MUST_HOLD(stats_now().sent == sent);
     while (lode_replica_next(cluster->replica, &piece)) /* what had come stays good */
         take(stream, &piece);
     settle(stream);
@@ -318,13 +318,13 @@ static void test_not_connected(void)
     lode_replica_params_t params = own_device(uuid);
     params.connect_ms = 50;
     fail_by(rank == ranks - 1 ? "init" : NULL);
-    CHECK(replicate(&params) == LODE_ERR_TIMEOUT && !cluster->replica);
+    MUST_HOLD(replicate(&params) == LODE_ERR_TIMEOUT && !cluster->replica);
     params.wish = LODE_REPLICATE_AUTO;
     lode_log_set("error");
     MUST(replicate(&params));
     lode_log_set("warn");
     fail_by(NULL);
-    CHECK(!stats_now().nccl && (ranks == 1 || strstr(stats_now().reason, "did not connect")));
+    MUST_HOLD(!stats_now().nccl && (ranks == 1 || strstr(stats_now().reason, "did not connect")));
 }
 
 static void test_refused(void)
@@ -333,19 +333,20 @@ static void test_refused(void)
     lode_replica_params_t params = own_device(uuid);
     params.uuid = "GPU-shared";
     lode_status_t status = replicate(&params);
-    CHECK(ranks == 1 ? status == LODE_OK : status == LODE_ERR_INVALID && strstr(lode_error_message(), "GPU-shared"));
+    MUST_HOLD(ranks == 1 ? status == LODE_OK
+                         : status == LODE_ERR_INVALID && strstr(lode_error_message(), "GPU-shared"));
     params.wish = LODE_REPLICATE_AUTO;
     MUST(replicate(&params));
-    CHECK(!stats_now().nccl && strstr(stats_now().reason, ranks == 1 ? "one rank" : "ranks 0 and 1 share"));
+    MUST_HOLD(!stats_now().nccl && strstr(stats_now().reason, ranks == 1 ? "one rank" : "ranks 0 and 1 share"));
     params = own_device(uuid);
     plain_device_room(rank == ranks - 1 ? 2 : UINT32_MAX); /* memory for headings and one slot of three */
-    CHECK(replicate(&params) == LODE_ERR_NO_MEMORY && strstr(lode_error_message(), "no room"));
+    MUST_HOLD(replicate(&params) == LODE_ERR_NO_MEMORY && strstr(lode_error_message(), "no room"));
     plain_device_room(UINT32_MAX);
     params = (lode_replica_params_t){.wish = LODE_REPLICATE_NCCL, .why_not = "no driver"};
-    CHECK(replicate(&params) == LODE_ERR_UNSUPPORTED && strstr(lode_error_message(), "no driver"));
+    MUST_HOLD(replicate(&params) == LODE_ERR_UNSUPPORTED && strstr(lode_error_message(), "no driver"));
     params.wish = LODE_REPLICATE_AUTO;
     MUST(replicate(&params));
-    CHECK(!stats_now().nccl && strstr(stats_now().reason, "no GPU"));
+    MUST_HOLD(!stats_now().nccl && strstr(stats_now().reason, "no GPU"));
 }
 
 /* Leaving right after a large append, whose rounds are under way or to come: nobody hangs. */
@@ -355,7 +356,7 @@ static void test_leave_at_once(void)
     lode_replica_params_t params = own_device(uuid);
     lode_block_h block = create_block("f");
     MUST(replicate(&params));
-    CHECK(stats_now().nccl);
+    MUST_HOLD(stats_now().nccl);
     append(block, 0, 5 * SLOT_TILES * LODE_TILE);
     MUST(lode_block_close(&block));
 }
@@ -375,17 +376,17 @@ static void test_killed(void)
     MUST(replicate(&params));
     MUST(plain_device.stream_create(plain_device_handle, &stream));
     while (stats_now().nccl) {
-        CHECK(lode_now_ns() < until);
+        MUST_HOLD(lode_now_ns() < until);
         append(block, 0, 64 * 4);
         while (lode_replica_next(cluster->replica, &piece))
             take(stream, &piece);
     }
     lode_replica_stats_t stats = stats_now();
-    CHECK(strstr(stats.reason, "lost") || strstr(stats.reason, "takes no part") || strstr(stats.reason, "epoch"));
+    MUST_HOLD(strstr(stats.reason, "lost") || strstr(stats.reason, "takes no part") || strstr(stats.reason, "epoch"));
     append(block, 1, 64 * 8);
     uint64_t tokens;
     MUST(lode_block_tokens(block, 1, &tokens));
-    CHECK(tokens == 64 * 8);
+    MUST_HOLD(tokens == 64 * 8);
     settle(stream);
     plain_device.stream_destroy(stream);
     fprintf(stderr, "rank %d: right\n", rank);
@@ -406,7 +407,7 @@ int main(int argc, char **argv)
     fprintf(stderr, "rank %d: seed %llu\n", rank, (unsigned long long)seed);
     join();
     MUST(lode_broadcast_library(&version));
-    CHECK(version == 22899); /* the stand-in, and not a real one */
+    MUST_HOLD(version == 22899); /* the stand-in, and not a real one */
     if (argc > 1 && strcmp(argv[1], "killed") == 0)
         test_killed();
     test_many_writers();
@@ -420,7 +421,7 @@ int main(int argc, char **argv)
     test_refused();
     test_leave_at_once();
     MUST(lode_cluster_leave(&cluster));
-    CHECK(plain_device_left() == 0);
+    MUST_HOLD(plain_device_left() == 0);
     MPI_Finalize();
     return 0;
 }

@@ -8,13 +8,34 @@
 
 #include "base/base.h"
 
-#define MUST(call)                                                                                     \
-    do {                                                                                               \
-        lode_status_t status_ = (call);                                                                \
-        if (status_ != LODE_OK) {                                                                      \
-            fprintf(stderr, "%s: %s: %s\n", #call, lode_status_string(status_), lode_error_message()); \
-            MPI_Abort(MPI_COMM_WORLD, 1);                                                              \
-        }                                                                                              \
+static inline int rank_here(void)
+{
+    int rank;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    return rank;
+}
+
+/** Without this the test cannot go on. */
+#define MUST(call)                                                                          \
+    do {                                                                                    \
+        lode_status_t status_ = (call);                                                     \
+        if (status_ != LODE_OK) {                                                           \
+            fprintf(stderr, "rank %d, line %d: %s: %s: %s\n", rank_here(), __LINE__, #call, \
+                    lode_status_string(status_), lode_error_message());                     \
+            MPI_Abort(MPI_COMM_WORLD, 1);                                                   \
+        }                                                                                   \
+    } while (0)
+
+/** What does not hold is counted in the program's `failures`, which ranks agree on at the end: a rank that stopped here
+ * would leave the others waiting. After the condition: a format and its values, if there is more to say. */
+#define CHECK(condition, ...)                                                             \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
+            failures++;                                                                   \
+            fprintf(stderr, "rank %d, line %d: %s: ", rank_here(), __LINE__, #condition); \
+            fprintf(stderr, "" __VA_ARGS__);                                              \
+            fprintf(stderr, "; last error: %s\n", lode_error_message());                  \
+        }                                                                                 \
     } while (0)
 
 static inline float value_at(uint64_t seed, uint64_t i)
