@@ -18,16 +18,6 @@ static lode_fabric_params_t params;
 static bool right = true;
 static pid_t victim_pid;
 
-#define CHECK(condition, ...)                                                            \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            right = false;                                                               \
-            fprintf(stderr, "rank %u, line %d: %s; ", pages.rank, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                                                \
-            fprintf(stderr, "; last error: %s\n", lode_error_message());                 \
-        }                                                                                \
-    } while (0)
-
 static void kill_self(pages_t *p)
 {
     (void)p;

@@ -20,6 +20,17 @@
 #define PAGES_ARENA (PAGES_BLOCKS * PAGES_PER_BLOCK * PAGES_BYTES)
 #define PAGES_LAYER 5u
 
+/** A check of a program that has `pages`, and `right`: whether all held on this rank. */
+#define CHECK(condition, ...)                                                            \
+    do {                                                                                 \
+        if (!(condition)) {                                                              \
+            right = false;                                                               \
+            fprintf(stderr, "rank %u, line %d: %s; ", pages.rank, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__);                                                \
+            fprintf(stderr, "; last error: %s\n", lode_error_message());                 \
+        }                                                                                \
+    } while (0)
+
 typedef struct pages {
     lode_fabric_h fabric;
     uint8_t *arena;

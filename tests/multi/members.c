@@ -24,16 +24,6 @@ static pid_t pids[64];
 static const char *self_path;
 static uint32_t beat_ms;
 
-#define CHECK(condition, ...)                                                            \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            right = false;                                                               \
-            fprintf(stderr, "rank %u, line %d: %s; ", pages.rank, __LINE__, #condition); \
-            fprintf(stderr, __VA_ARGS__);                                                \
-            fprintf(stderr, "; last error: %s\n", lode_error_message());                 \
-        }                                                                                \
-    } while (0)
-
 /** Progress until a condition holds, for a bounded time. */
 #define WAIT(condition)                                                                           \
     do {                                                                                          \
