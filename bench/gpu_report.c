@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "bench/gpu.h"
+#include "bench/print.h"
 
 static double judged_value(const lode_gpubench_row_t *row)
 {
@@ -23,14 +24,6 @@ static bool met(const lode_gpubench_row_t *row)
 }
 
 /* -------------------------------------------------------------------- table */
-
-static void print_number(int width, double value)
-{
-    if (isfinite(value))
-        printf(" %*.4g", width, value);
-    else
-        printf(" %*s", width, "-");
-}
 
 void lode_gpubench_head(const lode_gpubench_t *b)
 {
@@ -50,11 +43,11 @@ void lode_gpubench_head(const lode_gpubench_t *b)
 void lode_gpubench_row_end(const lode_gpubench_row_t *row)
 {
     printf("%-15s %-16s %2u %4u", row->kernel, row->format, row->group, row->head_dim);
-    print_number(9, row->figure);
+    lode_print_number(9, "%.4g", row->figure);
     printf(" %-5s", row->unit);
-    print_number(9, row->floor);
-    print_number(7, row->ratio);
-    print_number(10, row->us);
+    lode_print_number(9, "%.4g", row->floor);
+    lode_print_number(7, "%.4g", row->ratio);
+    lode_print_number(10, "%.4g", row->us);
     if (isfinite(row->target))
         printf("  %s %-5.4g%s %-5s", row->at_most ? "<=" : ">=", row->target, row->judge_us ? "us" : "",
                !judged(row) ? ""

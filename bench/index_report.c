@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "bench/index.h"
+#include "bench/print.h"
 
 static json_t *row_json(const lode_index_row_t *row)
 {
@@ -18,23 +19,15 @@ static json_t *row_json(const lode_index_row_t *row)
     return object;
 }
 
-static void print_number(int width, const char *format, double value)
-{
-    char text[32] = "-";
-    if (isfinite(value))
-        snprintf(text, sizeof text, format, value);
-    printf(" %*s", width, text);
-}
-
 static void print_row(const lode_index_row_t *row)
 {
     printf("%-10s %9" PRIu64 " %-12s %-6s", row->what, row->landmarks, row->budget, row->kind);
-    print_number(9, "%.4g", row->figure_ms);
-    print_number(9, "%.4g", row->linear_ms);
-    print_number(7, "%.2f", row->linear_ms / row->figure_ms);
-    print_number(8, "%.3f", row->visited);
-    print_number(7, "%.3f", row->recall);
-    print_number(7, "%.3f", row->mass);
+    lode_print_number(9, "%.4g", row->figure_ms);
+    lode_print_number(9, "%.4g", row->linear_ms);
+    lode_print_number(7, "%.2f", row->linear_ms / row->figure_ms);
+    lode_print_number(8, "%.3f", row->visited);
+    lode_print_number(7, "%.3f", row->recall);
+    lode_print_number(7, "%.3f", row->mass);
     printf(" %5s %5" PRIu64 "%s%s\n", row->automatic ? "yes" : "no", row->wrong, row->note[0] ? "  " : "", row->note);
 }
 

@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "bench/kernels.h"
+#include "bench/print.h"
 
 static bool judged(const lode_kernel_row_t *row)
 {
@@ -27,22 +28,14 @@ static json_t *row_json(const lode_kernel_row_t *row)
     return object;
 }
 
-static void print_number(int width, double value)
-{
-    if (isfinite(value))
-        printf(" %*.4g", width, value);
-    else
-        printf(" %*s", width, "-");
-}
-
 static void print_row(const lode_kernel_row_t *row)
 {
     printf("%-13s %-6s %2u %-10s %2u %4u", row->kernel, row->level, row->threads, row->format, row->group,
            row->head_dim);
-    print_number(9, row->figure);
+    lode_print_number(9, "%.4g", row->figure);
     printf(" %-5s", row->unit);
-    print_number(9, row->floor);
-    print_number(7, row->ratio);
+    lode_print_number(9, "%.4g", row->floor);
+    lode_print_number(7, "%.4g", row->ratio);
     if (isfinite(row->target))
         printf("  %s %-5.4g %-6s", row->at_most ? "<=" : ">=", row->target,
                !judged(row) ? ""
