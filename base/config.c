@@ -41,7 +41,8 @@ const lode_option_t lode_library_options[] = {
      "how landmarks get to other GPUs; nccl: broadcasts between them, or an error; host: each from its node's store; "
      "auto: nccl where every rank has a GPU of its own"},
     {"affinity", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0,
-     "memory and threads of a rank at the NUMA node of its GPU, and the network adapter nearest to it"},
+     "memory and threads of a rank at the NUMA node of its GPU, and the network adapter nearest to it; yes: or the "
+     "rank does not start"},
     {"repair-rate", "100MiB", LODE_OPTION_BYTES, NULL, 64 * KIB, 0,
      "bytes a second that a rank copies at most to restore or move replicas, and to fill ranks that joined"},
     {"max-ranks", "0", LODE_OPTION_COUNT, NULL, 0, 4096,
@@ -57,7 +58,8 @@ const lode_option_t lode_library_options[] = {
     {"reconnect", "5000", LODE_OPTION_COUNT, NULL, 0, 3600000,
      "ms that a client looks for a living rank when its own is lost"},
     {"hung", "700", LODE_OPTION_COUNT, NULL, 10, 3600000, "ms without a sign of life until a client leaves a rank"},
-    {"mailbox", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0, "steps of a client through memory shared with its rank"},
+    {"mailbox", "try", LODE_OPTION_CHOICE, "yes|try|no", 0, 0,
+     "steps of a client through memory shared with its rank; yes: or it does not connect"},
     {"kernels", "auto", LODE_OPTION_TEXT, NULL, 0, 0,
      "instruction set of the arithmetic, as lodemark info lists them; auto: the best that the processor has"},
     {"device", "none", LODE_OPTION_CHOICE, "none|cuda|auto", 0, 0,

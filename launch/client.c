@@ -43,8 +43,9 @@ static size_t rows_of(const lode_option_t *table)
     return rows;
 }
 
-/* The command's rows, those of all clients, and the library's: without a default, so that variables count. */
-static lode_option_t *join_tables(const lode_option_t *own)
+/* The command's rows, those of all clients, and the library's. Defaults are for --help alone: when options are read,
+ * the library's have none, so that variables count. */
+static lode_option_t *join_tables(const lode_option_t *own, bool defaults)
 {
     size_t used = rows_of(own), common = rows_of(client_options), library = rows_of(lode_library_options);
     lode_option_t *table = calloc(used + common + library + 1, sizeof *table);
@@ -57,14 +58,16 @@ static lode_option_t *join_tables(const lode_option_t *own)
         if (!is_heeded(lode_library_options[i].name))
             continue;
         table[used] = lode_library_options[i];
-        table[used++].value = NULL;
+        if (!defaults)
+            table[used].value = NULL;
+        used++;
     }
     return table;
 }
 
 static void print_help(const lode_client_command_t *command, FILE *out)
 {
-    lode_option_t *table = join_tables(command->options);
+    lode_option_t *table = join_tables(command->options, true);
     fprintf(out, "lodemark %s %s%s[OPTIONS]\n\n%s\n\n", command->name, command->words, *command->words ? " " : "",
             command->doc);
     if (table) {
@@ -200,7 +203,7 @@ int lode_client_main(const lode_client_command_t *command, int argc, char **argv
             return LODE_EXIT_OK;
         }
     }
-    lode_option_t *table = join_tables(command->options);
+    lode_option_t *table = join_tables(command->options, false);
     char **words = spell_out(command, argc, argv, bare, sizeof bare, spelt, sizeof spelt);
     client.words = calloc((size_t)argc + 1, sizeof *client.words);
     if (!table || !words || !client.words)
