@@ -45,7 +45,7 @@ lode_status_t lode_matrix_power(double *x, uint32_t dim, double power)
     return LODE_OK;
 }
 
-void lode_matrix_multiply(const double *a, const double *b, uint32_t n, double *out)
+void lode_balance_product(const double *a, const double *b, uint32_t n, double *out)
 {
     memset(out, 0, (size_t)n * n * sizeof *out);
     for (uint32_t i = 0; i < n; i++)
@@ -81,11 +81,11 @@ lode_status_t lode_balance(const double *p, const double *q, uint32_t n, double 
     memcpy(inverse, p, floats * sizeof *inverse);
     LODE_TRY(lode_matrix_power(root, n, 0.5));
     LODE_TRY(lode_matrix_power(inverse, n, -0.5));
-    lode_matrix_multiply(root, q, n, middle);
-    lode_matrix_multiply(middle, root, n, out);
+    lode_balance_product(root, q, n, middle);
+    lode_balance_product(middle, root, n, out);
     LODE_TRY(lode_matrix_power(out, n, 0.5));
-    lode_matrix_multiply(inverse, out, n, middle);
-    lode_matrix_multiply(middle, inverse, n, out);
+    lode_balance_product(inverse, out, n, middle);
+    lode_balance_product(middle, inverse, n, out);
     return lode_matrix_power(out, n, 0.5);
 }
 

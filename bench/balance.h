@@ -23,7 +23,7 @@ void lode_shrink(double *x, uint32_t n);
 /** x to a power by its eigenvalues, of which none is taken for less than a millionth of the greatest. */
 lode_status_t lode_matrix_power(double *x, uint32_t n, double power);
 /** out = a b; any square matrices. */
-void lode_matrix_multiply(const double *a, const double *b, uint32_t n, double *out);
+void lode_balance_product(const double *a, const double *b, uint32_t n, double *out);
 /** x becomes its eigenvectors, one a column, by ascending eigenvalue. */
 lode_status_t lode_matrix_vectors(double *x, uint32_t n, double *values);
 /** out = (P⁻¹ # Q)^½ = (P^-½ (P^½ Q P^½)^½ P^-½)^½. work: 3 matrices. */

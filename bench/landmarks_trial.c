@@ -235,12 +235,12 @@ static lode_status_t make_matrices(bench_t *b, lode_turn_t turn)
     LODE_TRY(lode_matrix_power(b->b, t->dim, -1));
     if (turn == LODE_TURN_PRINCIPAL) {
         double *moment = b->work, *half = b->work + square;
-        lode_matrix_multiply(b->a, b->p, t->dim, half);
-        lode_matrix_multiply(half, b->a, t->dim, moment);
+        lode_balance_product(b->a, b->p, t->dim, half);
+        lode_balance_product(half, b->a, t->dim, moment);
         LODE_TRY(lode_matrix_vectors(moment, t->dim, b->axis));
-        lode_matrix_multiply(b->a, moment, t->dim, half);
+        lode_balance_product(b->a, moment, t->dim, half);
         memcpy(b->a, half, square * sizeof *half);
-        lode_matrix_multiply(b->b, moment, t->dim, half);
+        lode_balance_product(b->b, moment, t->dim, half);
         memcpy(b->b, half, square * sizeof *half);
     }
     for (size_t i = 0; i < square; i++) {
