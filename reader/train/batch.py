@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contexts of text to arrays for the model."""
+import numpy as np
+
+from model import RANGE
+
+IGNORE = -100
+
+
+class Encoder:
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        tokenizer.encode_special_tokens = True  # what texts hold is data, "<|end|>" too
+        self.doc, self.ask, self.answer, self.end = (tokenizer.token_to_id('<|%s|>' % x) for x in ('doc', 'ask', 'answer', 'end'))
+
+    def encode(self, texts):
+        return [e.ids for e in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    def document(self, ids):
+        return [self.doc] + ids[:RANGE - 2] + [self.end]
+
+    def question(self, ids):
+        return [self.ask] + ids + [self.answer]
+
+
+def pack(contexts, encoder, rng, document_loss=0.25):
+    """Contexts with as many documents and questions each (those with fewer get empty ones) to one batch of arrays."""
+    c = len(contexts)
+    d = max(len(x['documents']) for x in contexts)
+    asked = max(len(x['questions']) for x in contexts)
+    docs = encoder.encode([t for x in contexts for t in x['documents']])
+    questions = encoder.encode([q for x in contexts for _, q, _ in x['questions']])
+    answers = encoder.encode([a for x in contexts for _, _, a in x['questions']])
+    docs = [encoder.document(ids) for ids in docs]
+    whole = [encoder.question(q) + a + [encoder.end] for q, a in zip(questions, answers)]
+    begins = [len(q) + 2 for q in questions]
+    n, t = max(map(len, docs)), max(map(len, whole))
+    n, t = -(-n // 8) * 8, -(-t // 8) * 8
+    tokens, positions, targets, kinds, answer_of = [], [], [], [], []
+    document_at, question_at = [], []
+    keys, own = np.zeros((c, d, n), bool), np.zeros((c, asked, t), bool)
+    i = 0
+    for at, x in enumerate(contexts):
+        for j in range(len(x['documents'])):
+            ids = docs[i]
+            i += 1
+            row = (at * d + j) * n
+            document_at.append(np.arange(row, row + len(ids)))
+            keys[at, j, :len(ids)] = True
+            tokens += ids
+            positions.append(np.arange(RANGE - len(ids), RANGE))
+            targets.append(np.array(ids[1:] + [IGNORE]))
+    targets = np.concatenate(targets)
+    skip = rng.random(len(targets)) >= document_loss
+    targets[skip] = IGNORE
+    split, targets = len(tokens), [targets]
+    i = 0
+    for at, x in enumerate(contexts):
+        for j, (kind, _, _) in enumerate(x['questions']):
+            ids, begin = whole[i], begins[i]
+            row = (at * asked + j) * t
+            question_at.append(np.arange(row, row + len(ids)))
+            own[at, j, :len(ids)] = True
+            tokens += ids
+            positions.append(np.arange(RANGE, RANGE + len(ids)))
+            wanted = np.full(len(ids), IGNORE)
+            wanted[begin - 1:-1] = ids[begin:]
+            targets.append(wanted)
+            answer_of.append(np.full(len(ids), i))
+            kinds.append(kind)
+            i += 1
+    return {'shape': (c, d, n, asked, t), 'tokens': np.array(tokens), 'positions': np.concatenate(positions),
+            'targets': np.concatenate(targets), 'document_at': np.concatenate(document_at), 'split': split,
+            'question_at': np.concatenate(question_at), 'keys': keys, 'own': own,
+            'answer_of': np.concatenate(answer_of), 'kinds': kinds}
+
+
+def mask_of(keys, own):
+    """0 where a question's token may look, -inf elsewhere: all real tokens of documents, and what is before it in its
+    own question."""
+    import torch
+    c, asked, t = own.shape
+    before = torch.ones(t, t, dtype=torch.bool, device=own.device).tril()
+    if keys[0].numel() <= asked * t:  # one row of keys for each question
+        docs = keys.reshape(c, 1, 1, 1, -1).expand(c, asked, 1, t, -1).flatten(0, 1)
+        inside = before.expand(c * asked, 1, t, t)
+    else:
+        docs = keys.reshape(c, 1, 1, -1).expand(c, 1, asked * t, -1)
+        same = torch.eye(asked, dtype=torch.bool, device=own.device)[:, None, :, None]
+        inside = (same & before[None, :, None, :]).reshape(1, 1, asked * t, asked * t).expand(c, 1, -1, -1)
+    allowed = torch.cat((docs, inside), -1)
+    return torch.zeros(allowed.shape, device=own.device).masked_fill_(~allowed, float('-inf'))
+
+
+def to_device(batch, device):
+    import torch
+    moved = {k: torch.as_tensor(v).to(device) for k, v in batch.items() if isinstance(v, np.ndarray)}
+    moved['mask'] = mask_of(moved.pop('keys'), moved.pop('own'))
+    moved['shape'], moved['kinds'], moved['split'] = batch['shape'], batch['kinds'], batch['split']
+    return moved

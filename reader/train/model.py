@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model: Qwen3's layers, with attention over documents as blocks, exactly as the reader in C attends.
+
+Documents attend inside themselves only; tokens of a question and its answer attend to all documents of their context
+and to what stands before them in their own question. A document of n tokens lies at positions R-n to R-1, a question
+begins at R ("shared" in reader.json; rotary embedding is relative, so a document on its own is the same at 0 to n-1).
+"""
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+SIZES = {  # hidden, layers, query heads, KV heads, head dim, MLP
+    'tiny': (64, 2, 2, 1, 64, 128),
+    'cpu': (128, 4, 4, 2, 64, 384),
+    'gpu': (320, 8, 8, 4, 64, 1024),
+}
+THETA, EPSILON, RANGE = 10000.0, 1e-6, 512
+
+
+def rms(x, weight):
+    return F.rms_norm(x, (x.shape[-1],), weight, EPSILON)
+
+
+def rotation(positions, dim):
+    """cos and sin at each position, for rotary halves."""
+    inverse = THETA ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angle = positions.float()[:, None] * inverse[None]
+    return angle.cos()[:, None], angle.sin()[:, None]
+
+
+def rotate(x, cos, sin):
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+class Layer(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        hidden, _, self.heads, self.kv, self.dim, mlp = size
+        self.norm1, self.norm2 = nn.Parameter(torch.ones(hidden)), nn.Parameter(torch.ones(hidden))
+        self.q_norm, self.k_norm = nn.Parameter(torch.full((self.dim,), 1.5)), nn.Parameter(torch.full((self.dim,), 1.5))
+        self.q = nn.Parameter(torch.empty(self.heads * self.dim, hidden))
+        self.k = nn.Parameter(torch.empty(self.kv * self.dim, hidden))
+        self.v = nn.Parameter(torch.empty(self.kv * self.dim, hidden))
+        self.o = nn.Parameter(torch.zeros(hidden, self.heads * self.dim))
+        self.gate, self.up = nn.Parameter(torch.empty(mlp, hidden)), nn.Parameter(torch.empty(mlp, hidden))
+        self.down = nn.Parameter(torch.zeros(hidden, mlp))
+        for w in (self.q, self.k, self.v, self.gate, self.up):
+            nn.init.normal_(w, std=hidden ** -0.5)
+
+    def project(self, x, cos, sin):
+        """Query, key and value of packed tokens, rotated."""
+        h = rms(x, self.norm1)
+        q, k, v = F.linear(h, torch.cat((self.q, self.k, self.v))).split(
+            (self.heads * self.dim, self.kv * self.dim, self.kv * self.dim), -1)
+        q = rotate(rms(q.view(-1, self.heads, self.dim), self.q_norm), cos, sin)
+        k = rotate(rms(k.view(-1, self.kv, self.dim), self.k_norm), cos, sin)
+        return q, k, v.view(-1, self.kv, self.dim)
+
+    def finish(self, x, attended):
+        x = x + F.linear(attended, self.o)
+        h = rms(x, self.norm2)
+        return x + F.linear(F.silu(F.linear(h, self.gate)) * F.linear(h, self.up), self.down)
+
+
+class Reader(nn.Module):
+    """tied: token -> (row of the base table, whether a space comes first); the two share what they mean."""
+
+    def __init__(self, size, bases, spaced, numbers=None):
+        super().__init__()
+        self.size = size
+        hidden = size[0]
+        self.register_buffer('base_of', torch.as_tensor(bases))
+        self.register_buffer('spaced', torch.as_tensor(spaced, dtype=torch.float32)[:, None])
+        self.base = nn.Parameter(torch.randn(int(self.base_of.max()) + 1, hidden) * 0.3)
+        self.space = nn.Parameter(torch.randn(hidden) * 0.3)
+        self.layers = nn.ModuleList(Layer(size) for _ in range(size[1]))
+        self.norm = nn.Parameter(torch.full((hidden,), 0.15))
+        if numbers:
+            self.order_numbers(numbers)
+
+    def order_numbers(self, numbers):
+        """Rows of numbers begin as waves of their value, so that near ones are alike and greater can be told from less."""
+        with torch.no_grad():
+            width = self.size[0] // 4
+            for row, value in numbers.items():
+                rates = 2 * math.pi / torch.logspace(math.log10(6), math.log10(2400), width // 2)
+                angle = value * rates
+                self.base[row, :width] = torch.cat((angle.sin(), angle.cos())) * 0.5
+
+    def table(self):
+        return self.base[self.base_of] + self.spaced * self.space
+
+    def forward(self, batch):
+        """Hidden states after the last norm: of the documents' tokens, then of the questions'."""
+        table = self.table()
+        x = F.embedding(batch['tokens'], table)
+        cos, sin = rotation(batch['positions'], self.size[4])
+        for layer in self.layers:
+            x = layer.finish(x, attend(layer, batch, *layer.project(x, cos, sin)))
+        return rms(x, self.norm), table
+
+
+def spread(x, at, rows):
+    """Packed tokens to rows of a padded table."""
+    return x.new_zeros((rows,) + x.shape[1:]).index_copy(0, at, x)
+
+
+def attend(layer, batch, q, k, v):
+    """batch: contexts C, documents D each of n tokens at most, questions Q each of t at most; padded places of the
+    packed tokens in document_at and question_at; mask to add, see batch.mask_of."""
+    c, d, n, asked, t = batch['shape']
+    split, group = batch['document_at'].shape[0], layer.heads // layer.kv
+    out = []
+    kd = spread(k[:split], batch['document_at'], c * d * n)
+    vd = spread(v[:split], batch['document_at'], c * d * n)
+    if split:
+        qd = spread(q[:split], batch['document_at'], c * d * n)
+        part = [y.view(c * d, n, -1, layer.dim).transpose(1, 2) for y in (qd, kd, vd)]
+        a = F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=group > 1)
+        out.append(a.transpose(1, 2).reshape(c * d * n, -1).index_select(0, batch['document_at']))
+    if q.shape[0] > split:
+        at, asked_tokens = batch['question_at'], c * asked * t
+        qq, kq, vq = (spread(y[split:], at, asked_tokens).view(c, asked, t, -1, layer.dim) for y in (q, k, v))
+        kd, vd = (y.view(c, 1, d * n, -1, layer.dim) for y in (kd, vd))
+        if d * n > asked * t:  # many documents: one product for all questions of a context
+            shape = (c, asked * t, -1, layer.dim)
+            ks, vs = (torch.cat((y[:, 0], z.reshape(c, asked * t, -1, layer.dim)), 1) for y, z in ((kd, kq), (vd, vq)))
+            qq = qq.reshape(shape)
+        else:  # few: each question has a copy of the documents' keys
+            ks, vs = (torch.cat((y.expand(-1, asked, -1, -1, -1), z), 2).flatten(0, 1) for y, z in ((kd, kq), (vd, vq)))
+            qq = qq.flatten(0, 1)
+        qq, ks, vs = (y.transpose(1, 2) for y in (qq, ks, vs))
+        a = F.scaled_dot_product_attention(qq, ks, vs, attn_mask=batch['mask'], enable_gqa=group > 1)
+        out.append(a.transpose(1, 2).reshape(asked_tokens, -1).index_select(0, at))
+    return torch.cat(out)
+
+
+def share_spaces(tokenizer):
+    """Base row and space flag of every token, and the rows whose token is a number up to 999."""
+    vocab = tokenizer.get_vocab()
+    names = {i: t for t, i in vocab.items()}
+    bases, spaced, rows, numbers = [], [], {}, {}
+    for i in range(len(names)):
+        t = names[i]
+        bare = t[1:] if t[0] == 'Ġ' and t[1:] in vocab else t
+        bases.append(rows.setdefault(bare, len(rows)))
+        spaced.append(float(bare != t))
+        if bare.isascii() and bare.isdigit() and (bare == '0' or bare[0] != '0'):
+            numbers[rows[bare]] = int(bare)
+    return bases, spaced, numbers

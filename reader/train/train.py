@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the reader's model. See README.md.
+
+    python3 train.py --out FOLDER --minutes 90 [--size cpu|gpu] [--device auto]
+
+Stops after so many minutes of training in all, over restarts too: run it again with the same folder to go on.
+"""
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import random
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+import data
+from batch import IGNORE, Encoder, pack, to_device
+from model import SIZES, Layer, Reader, share_spaces
+from muon import Muon
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+LADDER = [1, 2, 3, 4, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200, 280]
+TASKS = ('look', 'which', 'json')
+SHORT_TOKENS = 60.0
+
+
+# ------------------------------------------------------------ making batches
+
+def draw_task(rng, rungs, shares):
+    open_ = [t for t in TASKS if t == 'look' or (t == 'which' and rungs[0] >= 1) or (t == 'json' and rungs[1] >= 2)]
+    return rng.choices(open_, [shares[TASKS.index(t)] for t in open_])[0]
+
+
+def rich_of(rng, rung):
+    """Documents grow with the ladder; all lengths stay in the mix."""
+    most = min(1.0, 0.1 * max(0, rung - 2))
+    return rng.random() * most
+
+
+def make_batch(rng, encoder, pieces, rungs, a):
+    task = draw_task(rng, rungs, a.shares)
+    rung = rungs[TASKS.index(task)]
+    at = rung if rng.random() < 0.75 else rng.randint(0, rung)
+    n = LADDER[at]
+    rich = rich_of(rng, rung)
+    styles = ('card', 'card', 'prose') if rung < 3 else ('card', 'prose', 'mixed')
+    questions = {'look': 8, 'which': 6, 'json': 3}[task]
+    most = 2 if at < 4 else 3 if at < 6 else 6 if at < 9 else 12
+    tokens = n * (35 + 70 * rich) + questions * (40 if task != 'json' else 100)
+    c = max(1, int(a.tokens / tokens))
+    contexts = [data.context(rng, n, task, questions, pieces, rich, styles, most_items=most) for _ in range(c)]
+    batch = pack(contexts, encoder, np.random.default_rng(rng.getrandbits(32)))
+    batch['task'], batch['rung'], batch['at'] = task, rung, at
+    return batch
+
+
+def producer(queue, rungs, seed, a):
+    rng = random.Random(seed)
+    tokenizer = Tokenizer.from_file(a.tokenizer)
+    pieces = sorted(t for t in tokenizer.get_vocab() if t.isascii() and t.isalpha() and t.islower() and 1 < len(t) < 6)
+    encoder = Encoder(tokenizer)
+    while True:
+        queue.put(make_batch(rng, encoder, pieces, list(rungs), a))
+
+
+# ------------------------------------------------------------------ training
+
+def losses(model, batch, document_weight):
+    hidden, table = model(batch)
+    targets = batch['targets']
+    kept = targets != IGNORE
+    chosen, places = targets[kept], kept.nonzero()[:, 0]
+    logits = F.linear(hidden.index_select(0, places), table)
+    each = F.cross_entropy(logits, chosen, reduction='none')
+    of_answer = places >= batch['split']
+    answer = each[of_answer].mean()
+    document = each[~of_answer].mean() if bool((~of_answer).any()) else answer * 0
+    with torch.no_grad():
+        right = (logits[of_answer].argmax(-1) == chosen[of_answer]).float()
+        which = batch['answer_of'].index_select(0, places[of_answer] - batch['split'])
+        wrong = torch.zeros(len(batch['kinds']), device=right.device).index_add_(0, which, 1 - right)
+        whole = (wrong == 0).float().tolist()
+    return answer + document_weight * document, answer.item(), document.item(), right.mean().item(), whole
+
+
+def rate(done, a):
+    """Share of the full learning rate after a share of the time."""
+    cool = 0.2
+    return 1.0 if done < 1 - cool else max(0.02, (1 - done) / cool)
+
+
+def save(folder, state):
+    path = os.path.join(folder, 'checkpoint.pt')
+    torch.save(state, path + '.new')
+    os.replace(path + '.new', path)
+
+
+def options():
+    p = argparse.ArgumentParser()
+    p.add_argument('--out', required=True)
+    p.add_argument('--minutes', type=float, default=90)
+    p.add_argument('--size', choices=SIZES, default=None)
+    p.add_argument('--device', default='auto')
+    p.add_argument('--tokenizer', default=os.path.join(HERE, '..', 'model', 'tokenizer.json'))
+    p.add_argument('--seed', type=int, default=1)
+    p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
+    p.add_argument('--shares', type=float, nargs=3, default=(0.5, 0.3, 0.2), help='of look-ups, which, json')
+    p.add_argument('--lr', type=float, default=0.02)
+    p.add_argument('--lr-rest', type=float, default=8e-3)
+    p.add_argument('--document-loss', type=float, default=0.2)
+    p.add_argument('--save-every', type=float, default=180)
+    p.add_argument('--compile', action='store_true')
+    a = p.parse_args()
+    if a.device == 'auto':
+        a.device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    a.size = a.size or ('gpu' if a.device == 'cuda' else 'cpu')
+    a.tokens = a.tokens or (65536 if a.device == 'cuda' else 6000)
+    return a
+
+
+def main():
+    a = options()
+    os.makedirs(a.out, exist_ok=True)
+    torch.manual_seed(a.seed)
+    tokenizer = Tokenizer.from_file(a.tokenizer)
+    bases, spaced, numbers = share_spaces(tokenizer)
+    model = Reader(SIZES[a.size], bases, spaced, numbers).to(a.device)
+    if a.compile:
+        Layer.project, Layer.finish = (torch.compile(f, dynamic=True) for f in (Layer.project, Layer.finish))
+    matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
+    rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
+    muon = Muon(matrices, a.lr)
+    adam = torch.optim.AdamW(rest, a.lr_rest, (0.9, 0.95), weight_decay=0.0)
+    state = {'step': 0, 'seconds': 0.0, 'tokens': 0, 'rungs': [0, 0, 0], 'ema': {}}
+    path = os.path.join(a.out, 'checkpoint.pt')
+    if os.path.exists(path):
+        saved = torch.load(path, map_location=a.device, weights_only=False)
+        model.load_state_dict(saved['model'])
+        muon.load_state_dict(saved['muon'])
+        adam.load_state_dict(saved['adam'])
+        state = saved['state']
+        print('goes on from step %d, %.1f minutes' % (state['step'], state['seconds'] / 60), flush=True)
+    context = multiprocessing.get_context('fork')
+    rungs = context.Array('i', state['rungs'], lock=False)
+    queue = context.Queue(6)
+    workers = [context.Process(target=producer, daemon=True, args=(queue, rungs, a.seed * 1000003 + state['step'] * 17 + i, a))
+               for i in range(1 if a.device == 'cpu' else 12)]
+    for w in workers:
+        w.start()
+    run(a, model, muon, adam, state, rungs, queue)
+    for w in workers:
+        w.terminate()
+
+
+def climb(state, rungs, batch, right):
+    """One more rung for a task whose answers' tokens are right often enough on its highest."""
+    task, ema = TASKS.index(batch['task']), state['ema']
+    if batch['at'] != rungs[task] or batch['rung'] != rungs[task]:
+        return
+    name = 'rung %d %d' % (task, rungs[task])
+    count, value = ema.get(name, (0, 0.0))
+    value += (right - value) / min(count + 1, 15)
+    ema[name] = (count + 1, value)
+    top = len(LADDER) - 3  # the rest belongs to the stage of long contexts
+    if count >= 15 and value > 0.93 and rungs[task] < top:
+        rungs[task] += 1
+        state['rungs'] = list(rungs)
+
+
+def note(state, batch, answer, document, right, whole):
+    ema = state['ema']
+
+    def add(name, value, n=60):
+        ema[name] = ema.get(name, value) + (value - ema.get(name, value)) / n
+
+    add('%s loss' % batch['task'], answer)
+    add('%s right' % batch['task'], right)
+    add('document loss', document)
+    for kind in set(batch['kinds']):
+        these = [w for w, k in zip(whole, batch['kinds']) if k == kind]
+        add('%s whole' % kind, sum(these) / len(these))
+
+
+def run(a, model, muon, adam, state, rungs, queue):
+    last_save = last_print = time.time()
+    printed_tokens = state['tokens']
+    log = open(os.path.join(a.out, 'log.jsonl'), 'a')
+    autocast = torch.autocast('cuda', torch.bfloat16, enabled=a.device == 'cuda')
+    while state['seconds'] < a.minutes * 60:
+        begin = time.time()
+        raw = queue.get()
+        batch = to_device(raw, a.device)
+        waited = time.time() - begin
+        share = rate(state['seconds'] / (a.minutes * 60), a) * min(1.0, (state['step'] + 1) / 20)
+        muon.lr = a.lr * share
+        for g in adam.param_groups:
+            g['lr'] = a.lr_rest * share
+        with autocast:
+            loss, answer, document, right, whole = losses(model, batch, a.document_loss)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for g in adam.param_groups for p in g['params']], 1.0)
+        muon.step()
+        adam.step()
+        muon.zero_grad()
+        adam.zero_grad(set_to_none=True)
+        state['step'] += 1
+        state['tokens'] += len(raw['tokens'])
+        state['seconds'] += time.time() - begin
+        batch['task'], batch['rung'], batch['at'] = raw['task'], raw['rung'], raw['at']
+        note(state, batch, answer, document, right, whole)
+        climb(state, rungs, batch, right)
+        now = time.time()
+        if now - last_print > 15:
+            line = {'minutes': round(state['seconds'] / 60, 2), 'step': state['step'], 'tokens': state['tokens'],
+                    'documents': [LADDER[r] for r in rungs], 'tokens_a_second': int((state['tokens'] - printed_tokens) / (now - last_print)),
+                    'waited': round(waited, 3)}
+            line.update({k: round(v, 4) for k, v in state['ema'].items() if isinstance(v, float)})
+            print(json.dumps(line), flush=True)
+            log.write(json.dumps(line) + '\n')
+            log.flush()
+            last_print, printed_tokens = now, state['tokens']
+        if now - last_save > a.save_every or state['seconds'] >= a.minutes * 60:
+            save(a.out, {'model': model.state_dict(), 'muon': muon.state_dict(), 'adam': adam.state_dict(),
+                         'state': state, 'size': a.size})
+            last_save = now
+
+
+if __name__ == '__main__':
+    main()
