@@ -292,7 +292,7 @@ static int worth(const char *text, size_t at)
         return follows_empty_line(text, at) ? 5 : 4;
     if (ends_sentence(text, at, space_follows))
         return 3;
-    return space_follows || is_blank(text[at - 1]) ? 2 : 1;
+    return space_follows ? 2 : 1; /* not behind the space: it belongs to the next word's token */
 }
 
 /* Tokens of the piece that begins at token @p first: all that are left, or at most @p room. */

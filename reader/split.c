@@ -11,7 +11,7 @@
 #include "reader/tokenizer_inside.h"
 #include "reader/utf8.h"
 
-enum { PATTERN_MAX = 4096, STEPS_MAX = 50000000, DEPTH_MAX = 4 };
+enum { PATTERN_MAX = 4096, STEPS_MAX = 20000000, DEPTH_MAX = 4 };
 
 static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
