@@ -37,11 +37,30 @@ static lode_status_t check_blocks(lode_cluster_h cluster, const lode_view_params
                              "block \"%s\" was written with a transform that this rank does not have: start all ranks "
                              "with the same --transform",
                              block->info.name);
-        for (uint32_t j = 0; j < i; j++)
-            if (params->blocks[j]->info.id == block->info.id)
-                return lode_fail(LODE_ERR_INVALID, "block \"%s\" stands twice in a view", block->info.name);
     }
     return LODE_OK;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    uint64_t x = (*(const lode_block_h *)a)->info.id, y = (*(const lode_block_h *)b)->info.id;
+    return x < y ? -1 : x > y;
+}
+
+/* Views of thousands of documents are made for every question. */
+static lode_status_t check_twice(const lode_view_params_t *params)
+{
+    lode_status_t status = LODE_OK;
+    lode_block_h *blocks = malloc(params->count * sizeof *blocks);
+    if (!blocks)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a view of %u blocks", params->count);
+    memcpy(blocks, params->blocks, params->count * sizeof *blocks);
+    qsort(blocks, params->count, sizeof *blocks, by_id);
+    for (uint32_t i = 1; i < params->count && status == LODE_OK; i++)
+        if (blocks[i]->info.id == blocks[i - 1]->info.id)
+            status = lode_fail(LODE_ERR_INVALID, "block \"%s\" stands twice in a view", blocks[i]->info.name);
+    free(blocks);
+    return status;
 }
 
 /* Blocks at given offsets, in view order, must not reach into one another, as long as they are now. */
@@ -96,6 +115,7 @@ lode_status_t lode_local_view_create(lode_cluster_h cluster, const lode_view_par
 {
     LODE_TRY(check_policy(&params->policy));
     LODE_TRY(check_blocks(cluster, params));
+    LODE_TRY(check_twice(params));
     LODE_TRY(check_overlap(params));
     LODE_TRY(check_write_block(params));
     LODE_TRY(prepare_caches(cluster, params));

@@ -4,6 +4,7 @@
 
 #include "bench/bench.h"
 #include "bench/job.h"
+#include "launch/ask.h"
 #include "launch/client.h"
 #include "launch/info.h"
 
@@ -38,6 +39,7 @@ TASK_COMMANDS(multi_needle);
 TASK_COMMANDS(html_to_tsv);
 
 static const command_t commands[] = {
+    {"ask", lode_ask_main, NULL, "questions about documents, answered by a language model"},
     {"put", NULL, NULL, "put a capture into a running service", &lode_command_put},
     {"ls", NULL, NULL, "its blocks", &lode_command_ls},
     {"rm", NULL, NULL, "drop blocks", &lode_command_rm},
@@ -62,7 +64,7 @@ static void print_help(const char *path, const command_t *table, FILE *out)
         fprintf(out,
                 "Attention over KV caches that lie in the host memory of a cluster.\n\n"
                 "put, ls, rm, attend, stat, ping and health talk to a service that lodemarkd runs; bench is a job of\n"
-                "its own, which mpirun or srun starts, one process a rank.\n\n");
+                "its own, which mpirun or srun starts, one process a rank; ask is either.\n\n");
     int widest = 8;
     for (const command_t *row = table; row->name; row++)
         widest = (int)strlen(row->name) > widest ? (int)strlen(row->name) : widest;

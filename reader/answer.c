@@ -18,6 +18,7 @@ typedef struct ask {
     const lode_asking_t *asking;
     lode_block_h block; /* of question and answer */
     lode_view_h view, sources_view;
+    bool holds;       /* the view holds on to the question, see hold_question() */
     int64_t position; /* in the view, of the question's first token */
     uint32_t done;    /* tokens of question and answer that the model has seen */
     lode_tokens_t question;
@@ -156,43 +157,93 @@ static lode_status_t create_block(ask_t *ask, uint64_t expected)
     return lode_block_create(reader->cluster, &params, &ask->block);
 }
 
-/* Documents first; each right before the question, or one after another. */
-static void lay_out(ask_t *ask, lode_block_h *blocks, int64_t *offsets)
+/* Room for the blocks of a view: documents, and question and answer. */
+typedef struct layout {
+    lode_block_h *blocks;
+    int64_t *offsets;
+} layout_t;
+
+/* Documents first, each right before the question or one after another; or, where order means nothing, behind it. */
+static void lay_out(ask_t *ask, const layout_t *layout, bool question_first)
 {
     const struct lode_reader *reader = ask->reader;
+    uint32_t first = question_first, own = question_first ? 0 : reader->piece_count;
     int64_t end = 0;
     for (uint32_t i = 0; i < reader->piece_count; i++) {
-        blocks[i] = reader->pieces[i].block;
-        offsets[i] = reader->manner.shared_positions ? (int64_t)reader->manner.range - reader->pieces[i].tokens : end;
+        const lode_reader_piece_t *piece = &reader->pieces[i];
+        layout->blocks[first + i] = piece->block;
+        layout->offsets[first + i] =
+            reader->manner.shared_positions ? (int64_t)reader->manner.range - piece->tokens : end;
         ask->begins[i] = (uint64_t)end;
-        end += reader->pieces[i].tokens;
+        end += piece->tokens;
     }
-    blocks[reader->piece_count] = ask->block;
-    offsets[reader->piece_count] = ask->position;
+    layout->blocks[own] = ask->block;
+    layout->offsets[own] = ask->position;
 }
 
-static lode_status_t create_views(ask_t *ask, lode_block_h *blocks, int64_t *offsets)
+static lode_status_t create_view(ask_t *ask, const layout_t *layout, bool question_first, const lode_policy_t *policy,
+                                 lode_view_h *view)
 {
     const struct lode_reader *reader = ask->reader;
-    lay_out(ask, blocks, offsets);
-    lode_view_params_t params = {.blocks = blocks,
-                                 .offsets = offsets,
+    lay_out(ask, layout, question_first);
+    lode_view_params_t params = {.blocks = layout->blocks,
+                                 .offsets = layout->offsets,
                                  .count = reader->piece_count + 1,
-                                 .write_block = (int32_t)reader->piece_count,
+                                 .write_block = question_first ? 0 : (int32_t)reader->piece_count,
                                  .shared_positions = reader->manner.shared_positions,
-                                 .policy = ask->asking->policy};
-    if (params.policy.window < ask->question.count) /* a long question must not be forgotten over its documents */
-        params.policy.window = (uint32_t)ask->question.count;
-    LODE_TRY(lode_view_create(reader->cluster, &params, &ask->view));
+                                 .policy = *policy};
+    if (view == &ask->sources_view) { /* of the documents alone */
+        params.count--;
+        params.write_block = -1;
+    }
+    return lode_view_create(reader->cluster, &params, view);
+}
+
+static lode_status_t make_view(ask_t *ask, bool question_first, const lode_policy_t *policy, lode_view_h *view)
+{
+    uint32_t count = ask->reader->piece_count + 1;
+    layout_t layout = {malloc(count * sizeof *layout.blocks), malloc(count * sizeof *layout.offsets)};
+    lode_status_t status = layout.blocks && layout.offsets
+                               ? create_view(ask, &layout, question_first, policy, view)
+                               : lode_fail(LODE_ERR_NO_MEMORY, "no memory for a view of %u blocks", count);
+    free(layout.blocks);
+    free(layout.offsets);
+    return status;
+}
+
+static lode_status_t create_views(ask_t *ask)
+{
+    lode_policy_t sources = {.select = LODE_SELECT_LANDMARK,
+                             .merge = ask->asking->policy.merge,
+                             .budget_tokens = SOURCE_TOKENS,
+                             .lost = LODE_LOST_SKIP};
+    LODE_TRY(make_view(ask, false, &ask->asking->policy, &ask->view));
     if (!ask->asking->sources || ask->asking->attention)
         return LODE_OK;
-    params.count--;
-    params.write_block = -1;
-    params.policy = (lode_policy_t){.select = LODE_SELECT_LANDMARK,
-                                    .merge = ask->asking->policy.merge,
-                                    .budget_tokens = SOURCE_TOKENS,
-                                    .lost = LODE_LOST_SKIP};
-    return lode_view_create(reader->cluster, &params, &ask->sources_view);
+    return make_view(ask, false, &sources, &ask->sources_view);
+}
+
+/*
+ * Question and answer are attended to in full while they are in their block's tail. Once a page of them has left it,
+ * their tokens are chosen among the documents' by landmarks. The question's are kept all the same: as the first tokens
+ * of a view, or, where positions do not allow that, as the last ones.
+ */
+static lode_status_t hold_question(ask_t *ask)
+{
+    lode_view_h view;
+    lode_policy_t policy = ask->asking->policy;
+    bool first = ask->reader->manner.shared_positions;
+    if (ask->holds || ask->done < LODE_PAGE_TOKENS || policy.select == LODE_SELECT_DENSE)
+        return LODE_OK;
+    if (first)
+        policy.sinks += (uint32_t)ask->question.count;
+    else if (policy.window < ask->question.count)
+        policy.window = (uint32_t)ask->question.count;
+    LODE_TRY(make_view(ask, first, &policy, &view));
+    lode_status_t status = lode_view_destroy(&ask->view);
+    ask->view = view;
+    ask->holds = true;
+    return status;
 }
 
 /* ----------------------------------------------------------------------- room */
@@ -234,13 +285,7 @@ static lode_status_t prepare(ask_t *ask, const char *question, size_t bytes)
     ask->position = reader->manner.shared_positions ? (int64_t)reader->manner.range : (int64_t)reader->listed_tokens;
     LODE_TRY(take_room(ask));
     LODE_TRY(create_block(ask, ask->question.count + answer_room(ask)));
-    lode_block_h *blocks = malloc((reader->piece_count + 1) * sizeof *blocks);
-    int64_t *offsets = malloc((reader->piece_count + 1) * sizeof *offsets);
-    lode_status_t status =
-        blocks && offsets ? create_views(ask, blocks, offsets) : lode_fail(LODE_ERR_NO_MEMORY, "no memory for a view");
-    free(blocks);
-    free(offsets);
-    return status;
+    return create_views(ask);
 }
 
 /* --------------------------------------------------------------------- answer */
@@ -294,6 +339,7 @@ static lode_status_t decode(ask_t *ask)
         if (!more || ask->answer.answer_tokens == room)
             break;
         ask->looks = is_looked(ask, ask->answer.answer_tokens);
+        LODE_TRY(hold_question(ask));
         LODE_TRY(run(ask, &token, 1));
     }
     ask->answer.answer_ns = lode_now_ns() - begin - (ask->answer.sources_ns - sources);

@@ -382,7 +382,7 @@ static lode_status_t list_piece(list_t *list, uint32_t document, const uint32_t 
         list->room = room;
     }
     lode_reader_piece_t *piece = &list->pieces[list->count];
-    *piece = (lode_reader_piece_t){.tokens = count, .document = document};
+    *piece = (lode_reader_piece_t){.tokens = count, .document = document, .place = list->count};
     lode_piece_name(digest, name);
     lode_status_t status = lode_block_open(list->reader->cluster, name, &piece->block);
     if (status == LODE_ERR_NOT_FOUND)
@@ -409,6 +409,24 @@ static lode_status_t list_documents(list_t *list, const lode_document_t *documen
     return LODE_OK;
 }
 
+static int shortest_first(const void *a, const void *b)
+{
+    const lode_reader_piece_t *x = a, *y = b;
+    if (x->tokens != y->tokens)
+        return x->tokens < y->tokens ? -1 : 1;
+    return x->place < y->place ? -1 : 1;
+}
+
+/*
+ * Where all pieces end at the same position their order means nothing, and those of one length stand at one offset:
+ * side by side they share the angles that queries are turned by.
+ */
+static void order_pieces(list_t *list)
+{
+    if (list->reader->manner.shared_positions && list->count)
+        qsort(list->pieces, list->count, sizeof *list->pieces, shortest_first);
+}
+
 lode_status_t lode_reader_list(lode_reader_h reader, const lode_document_t *documents, uint32_t count)
 {
     list_t list = {.reader = reader};
@@ -425,6 +443,7 @@ lode_status_t lode_reader_list(lode_reader_h reader, const lode_document_t *docu
         free(list.pieces);
         return lode_give_failure(&kept);
     }
+    order_pieces(&list);
     reader->pieces = list.pieces;
     reader->piece_count = list.count;
     reader->document_count = count;

@@ -16,6 +16,7 @@ typedef struct lode_piece {
     lode_block_h block;
     uint32_t tokens;
     uint32_t document; /**< of the list; the first that has it */
+    uint32_t place;    /**< among all pieces, as the documents were listed */
 } lode_reader_piece_t;
 
 /** Digests of pieces, each once. */
@@ -33,7 +34,7 @@ struct lode_reader {
     uint32_t replicas;
     uint32_t template_tokens[2]; /**< of a document's block, before and after its text */
     lode_cluster_h cluster;      /**< borrowed; NULL until attached */
-    lode_reader_piece_t *pieces; /**< (piece_count) of the list, in order */
+    lode_reader_piece_t *pieces; /**< (piece_count) of the list, in the order of views */
     uint32_t piece_count;
     uint32_t document_count;
     uint64_t listed_tokens;

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What `lodemark ask` says: what was read in, answers' sources, and what they cost. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "launch/ask.h"
+#include "launch/client.h"
+
+/* A document with less than this share is no source worth a line; and no more than so many are. */
+#define SOURCE_SHARE 0.1
+enum { SOURCES_SHOWN = 3 };
+
+void lode_ask_print_plain(FILE *out, const char *text, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xc2 && i + 1 < bytes && (unsigned char)text[i + 1] < 0xa0;
+        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || c1;
+        fputc(control ? '?' : c, out);
+        i += c1;
+    }
+}
+
+/* --------------------------------------------------------------------- numbers */
+
+static size_t record_bytes(const lode_ask_t *ask)
+{
+    return lode_record_bytes(ask->wish.reader.format,
+                             lode_model_info(lode_reader_model(ask->reader))->geometry.head_dim);
+}
+
+/* Steps of the answer: the first token comes from the question's. */
+static double steps_of(const lode_answer_t *answer)
+{
+    return answer->answer_tokens > 1 ? answer->answer_tokens - 1 : 1;
+}
+
+/* Bytes a token, of all records that the documents have: what a dense answer reads. */
+static double dense_bytes(const lode_ask_t *ask, const lode_answer_t *answer)
+{
+    const lode_geometry_t *g = &lode_model_info(lode_reader_model(ask->reader))->geometry;
+    return (double)answer->visible_tokens * g->layers * g->kv_heads * (double)record_bytes(ask);
+}
+
+static double read_bytes(const lode_ask_t *ask, const lode_answer_t *answer)
+{
+    return (double)answer->records_wanted * (double)record_bytes(ask) / steps_of(answer);
+}
+
+/* Of the records that are not in this rank's own pages, those that its cache had. */
+static double hit_rate(const lode_answer_t *answer)
+{
+    uint64_t away = answer->records_wanted - answer->records_local;
+    return away ? (double)answer->records_hit / (double)away : 0;
+}
+
+static double token_ns(const lode_answer_t *answer)
+{
+    return answer->answer_tokens > 1 ? (double)answer->answer_ns / steps_of(answer) : 0;
+}
+
+/* ---------------------------------------------------------------------- ingest */
+
+void lode_ask_report_ingest(const lode_ask_t *ask)
+{
+    const lode_ask_ingest_t *in = &ask->ingest;
+    const lode_model_info_t *info = lode_model_info(lode_reader_model(ask->reader));
+    FILE *out = ask->wish.json && strcmp(ask->wish.json, "-") == 0 ? stderr : stdout;
+    fprintf(out, "%s, %.1f million parameters, %s\n", info->family, (double)info->parameters * 1e-6, info->products);
+    fprintf(out, "%u documents, %" PRIu64 " tokens, in %" PRIu64 " blocks", ask->corpus.count, in->tokens, in->pieces);
+    if (ask->corpus.skipped)
+        fprintf(out, "; %u files without text left out", ask->corpus.skipped);
+    if (in->split_documents)
+        fprintf(out, "; %" PRIu64 " longer than %u tokens and cut", in->split_documents,
+                lode_reader_manner(ask->reader)->range);
+    fprintf(out, "\n");
+    if (in->present == in->pieces)
+        fprintf(out, "all of them were there already\n");
+    else
+        fprintf(out, "%" PRIu64 " tokens read in, in %.2f s: %.0f tokens/s%s\n", in->fresh_tokens, in->seconds,
+                (double)in->fresh_tokens / in->seconds, in->present ? "; the others were there already" : "");
+}
+
+static json_t *ingest_json(const lode_ask_t *ask)
+{
+    const lode_ask_ingest_t *in = &ask->ingest;
+    return json_pack("{s:i s:I s:I s:I s:I s:I s:i s:f s:f}", "documents", (int)ask->corpus.count, "tokens",
+                     (json_int_t)in->tokens, "blocks", (json_int_t)in->pieces, "present", (json_int_t)in->present,
+                     "new_tokens", (json_int_t)in->fresh_tokens, "cut_documents", (json_int_t)in->split_documents,
+                     "left_out", (int)ask->corpus.skipped, "seconds", in->seconds, "tokens_per_second",
+                     (double)in->fresh_tokens / in->seconds);
+}
+
+/* --------------------------------------------------------------------- answers */
+
+static void print_sources(const lode_ask_t *ask, const lode_answer_t *answer)
+{
+    const char *before = "  from ";
+    for (uint32_t i = 0; i < answer->source_count && i < SOURCES_SHOWN; i++) {
+        const lode_source_t *source = &answer->sources[i];
+        char plain[512];
+        if (source->share < SOURCE_SHARE && i)
+            break;
+        printf("%s%s (%.0f %%)", before,
+               lode_text_plain(ask->corpus.documents[source->document].name, plain, sizeof plain), source->share * 100);
+        before = ", ";
+    }
+    if (answer->source_count)
+        printf("\n");
+}
+
+void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer)
+{
+    char question[LODE_TEXT_MAX], token[LODE_TEXT_MAX], fetched[LODE_TEXT_MAX], read[LODE_TEXT_MAX],
+        dense[LODE_TEXT_MAX];
+    printf("%s\n", lode_client_caught() ? " (interrupted)" : answer->stopped ? "" : " (cut off by --max-tokens)");
+    print_sources(ask, answer);
+    lode_text_bytes(read_bytes(ask, answer), read);
+    lode_text_bytes(dense_bytes(ask, answer), dense);
+    printf("  %u + %u tokens: question %s, then %s a token\n", answer->question_tokens, answer->answer_tokens,
+           lode_text_time((double)answer->question_ns, question), lode_text_time(token_ns(answer), token));
+    printf("  a token read %s", read);
+    if (!ask->wish.dense)
+        printf(" of %s that dense attention would read (computed)", dense);
+    if (ask->wish.client || ask->job.ranks > 1)
+        printf("; %s came from other ranks, %.0f %% of theirs was cached",
+               lode_text_bytes((double)answer->bytes_fetched / steps_of(answer), fetched), hit_rate(answer) * 100);
+    printf("\n\n");
+}
+
+static json_t *sources_json(const lode_ask_t *ask, const lode_answer_t *answer)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < answer->source_count; i++) {
+        char plain[4096];
+        const char *name = ask->corpus.documents[answer->sources[i].document].name;
+        json_array_append_new(list, json_pack("{s:s s:f}", "document", lode_text_plain(name, plain, sizeof plain),
+                                              "share", answer->sources[i].share));
+    }
+    return list;
+}
+
+json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const lode_answer_t *answer)
+{
+    return json_pack("{s:s s:s s:b s:i s:i s:I s:f s:f s:f s:f s:f s:f s:f s:o}", "question", question, "answer",
+                     answer->text, "stopped", (int)answer->stopped, "question_tokens", (int)answer->question_tokens,
+                     "answer_tokens", (int)answer->answer_tokens, "visible_tokens", (json_int_t)answer->visible_tokens,
+                     "question_ms", (double)answer->question_ns * 1e-6, "ms_per_token", token_ns(answer) * 1e-6,
+                     "sources_ms", (double)answer->sources_ns * 1e-6, "bytes_fetched_per_token",
+                     (double)answer->bytes_fetched / steps_of(answer), "bytes_read_per_token", read_bytes(ask, answer),
+                     "dense_bytes_per_token", dense_bytes(ask, answer), "hit_rate", hit_rate(answer), "sources",
+                     sources_json(ask, answer));
+}
+
+static json_t *model_json(const lode_ask_t *ask)
+{
+    const lode_model_info_t *info = lode_model_info(lode_reader_model(ask->reader));
+    return json_pack("{s:s s:I s:s s:s}", "family", info->family, "parameters", (json_int_t)info->parameters,
+                     "products", info->products, "positions",
+                     lode_reader_manner(ask->reader)->shared_positions ? "shared" : "cumulative");
+}
+
+lode_status_t lode_ask_write_json(lode_ask_t *ask)
+{
+    char landmark[LODE_TEXT_MAX];
+    if (!ask->wish.json)
+        return LODE_OK;
+    if (!ask->answers)
+        ask->answers = json_array();
+    json_t *object = json_pack(
+        "{s:o s:s s:i s:s s:f s:s s:s s:o s:O}", "model", model_json(ask), "cluster",
+        ask->wish.client ? "service" : "job", "ranks", (int)ask->job.ranks, "policy",
+        ask->wish.dense ? "dense" : "landmark", "budget", ask->wish.dense ? 1 : ask->wish.asking.policy.budget_share,
+        "landmarks", lode_text_landmark(&ask->wish.reader.landmark, landmark), "format",
+        lode_format_name(ask->wish.reader.format), "ingest", ingest_json(ask), "questions", ask->answers);
+    return lode_client_json(ask->wish.json, object);
+}
