@@ -90,22 +90,22 @@ static lode_status_t read_metadata(const lode_safetensors_t *file, lode_capture_
     return LODE_OK;
 }
 
-static lode_status_t read_positions(const lode_safetensors_t *file, lode_capture_t *capture)
+static lode_status_t read_positions(const lode_safetensors_t *file, const char *name, uint64_t count, const char *of,
+                                    int64_t **positions)
 {
-    const lode_tensor_t *tensor = lode_safetensors_find(file, "q_positions");
+    const lode_tensor_t *tensor = lode_safetensors_find(file, name);
     if (!tensor)
-        return lode_fail(LODE_ERR_FORMAT, "tensor \"q_positions\" is missing");
-    if (strcmp(tensor->dtype, "I64") != 0 || tensor->rank != 1 || tensor->shape[0] != capture->queries)
-        return lode_fail(LODE_ERR_FORMAT, "tensor \"q_positions\" must be I64 of shape (%" PRIu64 ")",
-                         capture->queries);
-    capture->positions = malloc(capture->queries * sizeof *capture->positions);
-    if (!capture->positions)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %" PRIu64 " positions", capture->queries);
-    memcpy(capture->positions, tensor->data, capture->queries * sizeof *capture->positions);
-    for (uint64_t i = 0; i < capture->queries; i++)
-        if (capture->positions[i] < 0 || capture->positions[i] > INT32_MAX)
-            return lode_fail(LODE_ERR_FORMAT, "q_positions[%" PRIu64 "] is %" PRIi64 "; it must be 0 to %d", i,
-                             capture->positions[i], INT32_MAX);
+        return lode_fail(LODE_ERR_FORMAT, "tensor \"%s\" is missing", name);
+    if (strcmp(tensor->dtype, "I64") != 0 || tensor->rank != 1 || tensor->shape[0] != count)
+        return lode_fail(LODE_ERR_FORMAT, "tensor \"%s\" must be I64 of shape (%" PRIu64 "), the %s", name, count, of);
+    *positions = malloc(count * sizeof **positions);
+    if (!*positions)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for %" PRIu64 " positions", count);
+    memcpy(*positions, tensor->data, count * sizeof **positions);
+    for (uint64_t i = 0; i < count; i++)
+        if ((*positions)[i] < 0 || (*positions)[i] > INT32_MAX)
+            return lode_fail(LODE_ERR_FORMAT, "%s[%" PRIu64 "] is %" PRIi64 "; it must be 0 to %d", name, i,
+                             (*positions)[i], INT32_MAX);
     return LODE_OK;
 }
 
@@ -132,7 +132,10 @@ static lode_status_t read_capture(const lode_safetensors_t *file, lode_capture_t
         LODE_TRY(read_tensor(file, i, 'q', &c->queries, &c->query_heads, &c->head_dim, &c->layer[i].q));
     }
     LODE_TRY(check_geometry(c));
-    return read_positions(file, c);
+    LODE_TRY(read_positions(file, "q_positions", c->queries, "queries", &c->positions));
+    return lode_safetensors_find(file, "k_positions")
+               ? read_positions(file, "k_positions", c->tokens, "tokens", &c->key_positions)
+               : LODE_OK;
 }
 
 lode_status_t lode_capture_parse(const void *data, size_t bytes, lode_capture_t *capture)
@@ -192,6 +195,7 @@ void lode_capture_close(lode_capture_t *capture)
 {
     free(capture->layer);
     free(capture->positions);
+    free(capture->key_positions);
     if (capture->map)
         munmap(capture->map, capture->map_bytes);
     memset(capture, 0, sizeof *capture);

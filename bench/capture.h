@@ -29,6 +29,7 @@ typedef struct lode_capture {
     double rope_theta;
     lode_capture_layer_t *layer; /**< (layers) owned */
     int64_t *positions;          /**< (queries) owned: view position of each query */
+    int64_t *key_positions;      /**< (tokens) owned: what each key is rotated to; NULL: its number */
     void *map;                   /**< the file, if it was opened; NULL after parse */
     size_t map_bytes;
 } lode_capture_t;

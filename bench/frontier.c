@@ -43,6 +43,8 @@ static const lode_option_t frontier_options[] = {
     {"level", "auto", LODE_OPTION_CHOICE, "auto|scalar|avx2|avx512", 0, 0, "instruction set"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the rows to this file, after each policy"},
     {"html", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write a page to this file, plots beside it"},
+    {"scores", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
+     "files of bench text2json --json, separated by commas: a model's scores, to stand beside the rows"},
     {"resume", "no", LODE_OPTION_FLAG, NULL, 0, 0, "keep what the --json file has of the same settings"},
     {"help", "no", LODE_OPTION_FLAG, NULL, 0, 0, "print this"},
     {NULL},
@@ -92,6 +94,8 @@ static lode_status_t prepare(frontier_t *f)
         LODE_TRY(lode_job_check_output(f->json));
     if (p->job.rank == 0 && f->html)
         LODE_TRY(lode_job_check_output(f->html));
+    if (p->job.rank == 0 && lode_options_get(o, "scores"))
+        LODE_TRY(lode_frontier_scores_read(lode_options_get(o, "scores"), &p->scores));
     lode_source_defaults_t defaults = {quick ? 16384 : 131072, quick ? 16 : 32, quick ? 4 : 8};
     LODE_TRY(lode_source_open(o, &defaults, &f->source));
     p->source = &f->source;
@@ -234,6 +238,7 @@ int lode_bench_frontier(int argc, char **argv)
     else
         lode_job_end();
     json_decref(f.settings);
+    json_decref(f.params.scores);
     lode_source_close(&f.source);
     lode_options_destroy(&options);
     return code;

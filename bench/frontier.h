@@ -80,6 +80,7 @@ typedef struct lode_frontier_params {
     double kinship; /**< BEFORE: with a lesser cosine to the query before, the query itself is asked */
     uint64_t seed;
     const char *level;
+    json_t *scores; /**< reports of lode_frontier_scores_read(); NULL: none */
 } lode_frontier_params_t;
 
 /** Sums over pairs of a query and a KV head; errors and masses are means over the group. */
@@ -139,6 +140,7 @@ typedef struct lode_frontier_row {
     double bytes_per_step, reused; /**< of all layers and KV heads; what the query before did not fetch */
     double mass, oracle, error;
     double facts, hits; /**< NAN: there are none */
+    double score;       /**< of a model that answers under this policy and budget; NAN: none is known */
     const lode_outcome_t *kinds, *oracle_kinds;
 } lode_frontier_row_t;
 
@@ -163,6 +165,17 @@ typedef struct lode_beaten {
  */
 uint32_t lode_frontier_beaten(const lode_frontier_row_t *rows, uint32_t count, lode_beaten_t *beaten,
                               uint32_t *compared);
+
+/**
+ * Read reports of `lodemark bench text2json --json`, files separated by commas.
+ * @param[out] reports  a new list
+ * @return LODE_ERR_IO, LODE_ERR_FORMAT
+ */
+lode_status_t lode_frontier_scores_read(const char *paths, json_t **reports);
+/** The score that a policy has at a budget (share); NAN if no report has one. Reports may be NULL. */
+double lode_frontier_score(const json_t *reports, const lode_chooser_t *policy, double budget);
+/** Tables for the page. */
+void lode_frontier_scores_write(FILE *out, const json_t *reports);
 
 /** What rows were measured on: kept rows serve again only where this is equal. A new reference. */
 json_t *lode_frontier_settings(const lode_frontier_params_t *params, const char *generator, const char *capture);

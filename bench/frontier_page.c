@@ -217,18 +217,19 @@ static void write_cell(FILE *out, double x, int digits)
         fprintf(out, "<td data-none>–</td>");
 }
 
-static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n, double link)
+static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n, double link, bool scores)
 {
     fputs("<h2>All rows</h2>\n<p>A click on a heading sorts; another turns the order round. Green: ours.</p>\n"
-          "<table><thead><tr><th>policy</th><th>budget&nbsp;%</th><th>landmark bytes a token</th><th>resident bytes a "
+          "<table class=\"rows\"><thead><tr><th>policy</th><th>budget&nbsp;%</th><th>landmark bytes a "
+          "token</th><th>resident bytes a "
           "token</th><th>MB a step</th><th>MB not fetched the step before</th>",
           out);
     for (uint32_t l = 0; l < LODE_LINKS; l++)
         fprintf(out, "<th>ms at %.0f&nbsp;Gbit/s</th>", lode_links[l]);
     if (link > 0)
         fprintf(out, "<th>ms at the %.1f&nbsp;Gbit/s measured</th>", link);
-    fputs("<th>mass</th><th>oracle's mass</th><th>error</th><th>facts</th><th>hit rate</th></tr></thead>\n<tbody>\n",
-          out);
+    fputs("<th>mass</th><th>oracle's mass</th><th>error</th><th>facts</th><th>hit rate</th>", out);
+    fputs(scores ? "<th>score</th></tr></thead>\n<tbody>\n" : "</tr></thead>\n<tbody>\n", out);
     for (uint32_t i = 0; i < n; i++) {
         const lode_frontier_row_t *r = &rows[i];
         fprintf(out, "<tr%s><td>%s</td>", r->policy->ours ? " class=\"ours\"" : "", r->policy->name);
@@ -246,14 +247,16 @@ static void write_table(FILE *out, const lode_frontier_row_t *rows, uint32_t n, 
         write_cell(out, r->error, 4);
         write_cell(out, r->facts, 3);
         write_cell(out, r->hits, 3);
+        if (scores)
+            write_cell(out, r->score, 2);
         fputs("</tr>\n", out);
     }
     fputs("</tbody></table>\n<script>\n"
-          "document.querySelectorAll('th').forEach((th, column) => th.addEventListener('click', () => {\n"
-          "  const body = document.querySelector('tbody'), down = th.dataset.order === 'up';\n"
+          "document.querySelectorAll('.rows th').forEach((th, column) => th.addEventListener('click', () => {\n"
+          "  const body = document.querySelector('.rows tbody'), down = th.dataset.order === 'up';\n"
           "  const value = row => { const t = row.cells[column].textContent, x = parseFloat(t);\n"
           "    return column === 0 ? t : (isNaN(x) ? -Infinity : x); };\n"
-          "  document.querySelectorAll('th').forEach(other => delete other.dataset.order);\n"
+          "  document.querySelectorAll('.rows th').forEach(other => delete other.dataset.order);\n"
           "  th.dataset.order = down ? 'down' : 'up';\n"
           "  [...body.rows].sort((a, b) => { const x = value(a), y = value(b);\n"
           "    return (x > y ? 1 : x < y ? -1 : 0) * (down ? -1 : 1); }).forEach(row => body.append(row));\n"
@@ -290,7 +293,9 @@ lode_status_t lode_frontier_page(const char *path, const lode_frontier_params_t 
         fputs("<p>There are no plots: gnuplot was not found when this page was made (Debian's gnuplot-nox).</p>\n",
               out);
     write_beaten(out, rows, n);
-    write_table(out, rows, n, p->link);
+    if (p->scores)
+        lode_frontier_scores_write(out, p->scores);
+    write_table(out, rows, n, p->link, p->scores);
     fputs("</body></html>\n", out);
     int wrong = ferror(out);
     wrong |= fclose(out);

@@ -49,6 +49,7 @@ static lode_frontier_row_t make_row(const lode_frontier_params_t *p, const lode_
         .error = all.error / all.count,
         .facts = all.facts > 0 ? all.facts_found / all.facts : NAN,
         .hits = all.again_of > 0 ? all.again / all.again_of : NAN,
+        .score = lode_frontier_score(p->scores, policy, dense ? 1 : p->budgets[b]),
         .kinds = kinds,
         .oracle_kinds = oracle_kinds};
     row.bytes_per_step = all.fetched / all.count * g->kv_heads * g->layers * row.bytes.fetched;
@@ -190,8 +191,8 @@ void lode_frontier_print(const lode_frontier_params_t *p, const lode_frontier_fo
 {
     static lode_frontier_row_t rows[LODE_CHOOSERS_MAX * LODE_FRONTIER_BUDGETS_MAX];
     uint32_t n = lode_frontier_rows(p, found, rows);
-    printf("%-18s %7s %9s %9s %9s %9s  %6s %6s %7s %6s %6s\n", "policy", "budget", "B/token", "resident", "MB a step",
-           "ms at 100", "mass", "oracle", "error", "facts", "again");
+    printf("%-18s %7s %9s %9s %9s %9s  %6s %6s %7s %6s %6s%s\n", "policy", "budget", "B/token", "resident", "MB a step",
+           "ms at 100", "mass", "oracle", "error", "facts", "again", p->scores ? "  score" : "");
     for (uint32_t i = 0; i < n; i++) {
         const lode_frontier_row_t *r = &rows[i];
         printf("%-18s %5.4g %% %9.1f %9.1f %9.3f %9.3f  %6.4f %6.4f %7.4f", r->policy->name, 100 * r->budget,
@@ -199,6 +200,10 @@ void lode_frontier_print(const lode_frontier_params_t *p, const lode_frontier_fo
                r->mass, r->oracle, r->error);
         print_share(r->facts);
         print_share(r->hits);
+        if (p->scores && isnan(r->score))
+            printf("      –");
+        else if (p->scores)
+            printf(" %6.2f", r->score);
         printf("\n");
     }
     if (p->link > 0)
@@ -236,12 +241,16 @@ static json_t *row_json(const lode_frontier_params_t *p, const lode_frontier_row
     }
     if (p->link > 0)
         json_object_set_new(links, "measured", json_real(lode_link_ms(row->bytes_per_step, p->link)));
-    return json_pack("{s:s s:f s:b s:f s:f s:f s:f s:o s:f s:f s:f s:o s:o s:o}", "policy", row->policy->name, "budget",
-                     100 * row->budget, "ours", (int)row->policy->ours, "landmark_bytes_per_token",
-                     row->bytes.landmarks, "resident_bytes_per_token", row->bytes.residents, "bytes_per_step",
-                     row->bytes_per_step, "bytes_per_step_reused", row->reused, "link_ms", links, "found_mass",
-                     row->mass, "oracle_mass", row->oracle, "rel_error", row->error, "facts_recall",
-                     lode_job_number(row->facts), "hit_rate", lode_job_number(row->hits), "kinds", kinds_json(p, row));
+    json_t *made =
+        json_pack("{s:s s:f s:b s:f s:f s:f s:f s:o s:f s:f s:f s:o s:o s:o}", "policy", row->policy->name, "budget",
+                  100 * row->budget, "ours", (int)row->policy->ours, "landmark_bytes_per_token", row->bytes.landmarks,
+                  "resident_bytes_per_token", row->bytes.residents, "bytes_per_step", row->bytes_per_step,
+                  "bytes_per_step_reused", row->reused, "link_ms", links, "found_mass", row->mass, "oracle_mass",
+                  row->oracle, "rel_error", row->error, "facts_recall", lode_job_number(row->facts), "hit_rate",
+                  lode_job_number(row->hits), "kinds", kinds_json(p, row));
+    if (p->scores)
+        json_object_set_new(made, "task_score", lode_job_number(row->score));
+    return made;
 }
 
 static json_t *beaten_json(const lode_frontier_row_t *rows, uint32_t count)
@@ -338,6 +347,8 @@ json_t *lode_frontier_json(const lode_frontier_params_t *p, const lode_frontier_
     json_object_set_new(report, "machine", machine_json(p));
     json_object_foreach(settings, key, value) json_object_set(report, key, value);
     json_object_set_new(report, "rows", list);
+    if (p->scores)
+        json_object_set(report, "scores", p->scores);
     json_object_set_new(report, "rivals", beaten_json(rows, n));
     json_object_set_new(report, "kept", kept_json(p, found));
     return report;

@@ -126,12 +126,14 @@ static lode_status_t load_tokens(run_t *r)
 static lode_status_t load_shadow(run_t *r)
 {
     r->all_keys = malloc(r->tokens * r->heads * r->dim * sizeof *r->all_keys);
+    const lode_source_t *source = r->p->source;
+    lode_shadow_place_t place = {.positions = source->captured ? source->capture.key_positions : NULL};
     lode_status_t status = r->all_keys ? load_tokens(r)
                                        : lode_fail(LODE_ERR_NO_MEMORY, "no memory for %llu tokens of %u heads",
                                                    (unsigned long long)r->tokens, r->heads);
     if (status == LODE_OK)
-        status = lode_shadow_create(&r->p->shadow, r->ops, &r->p->source->geometry.rope, r->heads, r->dim, r->all_keys,
-                                    r->tokens, &r->shadow);
+        status = lode_shadow_create(&r->p->shadow, r->ops, &source->geometry.rope, r->heads, r->dim, r->all_keys,
+                                    r->tokens, &place, &r->shadow);
     free(r->all_keys);
     r->all_keys = NULL;
     return status;

@@ -99,6 +99,19 @@ lode_status_t lode_job_agree(lode_status_t status)
     return lode_fail((lode_status_t)code, "%s", sentence);
 }
 
+void lode_job_wait(const lode_job_t *job)
+{
+    MPI_Request request;
+    int done = job->ranks < 2;
+    if (!done)
+        MPI_Ibarrier(MPI_COMM_WORLD, &request);
+    while (!done) {
+        MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (!done)
+            usleep(1000);
+    }
+}
+
 void lode_job_sum(const lode_job_t *job, double *values, size_t n)
 {
     if (job->ranks > 1)

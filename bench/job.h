@@ -43,6 +43,8 @@ void lode_job_end(void);
  * MPI it gives @p status back.
  */
 lode_status_t lode_job_agree(lode_status_t status);
+/** Wait for all ranks as lode_job_agree(LODE_OK) does, but asleep: others compute meanwhile. Collective. */
+void lode_job_wait(const lode_job_t *job);
 /** Sums over the ranks, in place. Collective; a job of one rank needs no MPI. */
 void lode_job_sum(const lode_job_t *job, double *values, size_t n);
 void lode_job_sum_counts(const lode_job_t *job, uint64_t *values, size_t n);

@@ -72,6 +72,7 @@ typedef struct lode_found {
 typedef struct lode_trial {
     const lode_ops_t *ops;
     lode_rope_t rope;
+    const int64_t *positions; /**< (tokens) that keys are rotated to; NULL: 0, 1, 2 … */
     uint32_t dim, group;
     uint64_t tokens;
     const float *keys; /**< (tokens, dim), after rotation */

@@ -114,6 +114,7 @@ static void *judge_heads(void *argument)
         lode_found_t found[LODE_CONTESTANTS_MAX] = {{{0}}};
         lode_trial_t trial = {.ops = w->ops,
                               .rope = p->source->geometry.rope,
+                              .positions = p->source->captured ? p->source->capture.key_positions : NULL,
                               .dim = w->dim,
                               .group = w->group,
                               .tokens = w->tokens,

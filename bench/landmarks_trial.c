@@ -179,13 +179,13 @@ static lode_status_t move_mean(bench_t *b)
     LODE_TRY(lode_rope_frequencies(&t->rope, t->dim, freq));
     memcpy(b->moved, t->keys, t->tokens * t->dim * sizeof(float));
     for (uint64_t i = 0; i < t->tokens; i++) {
-        lode_rope_angles(freq, t->dim, -(int64_t)i, cosine, sine);
+        lode_rope_angles(freq, t->dim, -(t->positions ? t->positions[i] : (int64_t)i), cosine, sine);
         t->ops->rotate(b->moved + i * t->dim, 1, t->dim, cosine, sine);
     }
     mean_of(t, b->moved, b->mean);
     for (uint64_t i = 0; i < t->tokens; i++) {
         memcpy(b->moved + i * t->dim, b->mean, t->dim * sizeof(float));
-        lode_rope_angles(freq, t->dim, (int64_t)i, cosine, sine);
+        lode_rope_angles(freq, t->dim, t->positions ? t->positions[i] : (int64_t)i, cosine, sine);
         t->ops->rotate(b->moved + i * t->dim, 1, t->dim, cosine, sine);
     }
     return LODE_OK;

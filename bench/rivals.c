@@ -16,10 +16,12 @@ struct lode_shadow {
     double frequencies[LODE_MAX_DIM / 2];
     uint32_t kv_heads, dim, width; /* width = kv_heads * dim */
     uint64_t tokens, chunks;
-    float *means;    /* (kv_heads, chunks, dim) */
-    bool *outlier;   /* (kv_heads, chunks) */
-    float *basis;    /* (rank, width) */
-    float *low_rank; /* (tokens, rank) */
+    int64_t *positions; /* (tokens) */
+    uint64_t *begins;   /* (chunks + 1) */
+    float *means;       /* (kv_heads, chunks, dim) */
+    bool *outlier;      /* (kv_heads, chunks) */
+    float *basis;       /* (rank, width) */
+    float *low_rank;    /* (tokens, rank) */
 };
 
 static lode_status_t no_memory(void)
@@ -52,7 +54,7 @@ static void turn_back(const struct lode_shadow *s, const float *keys, uint64_t f
 {
     memcpy(rows, keys + first * s->width, n * s->width * sizeof *rows);
     for (uint64_t i = 0; i < n; i++)
-        turn(s, rows + i * s->width, s->kv_heads, -(int64_t)(first + i));
+        turn(s, rows + i * s->width, s->kv_heads, -s->positions[first + i]);
 }
 
 /* ------------------------------------------------------------------- basis */
@@ -147,17 +149,17 @@ static double dot(const float *a, const double *b, uint32_t n)
 }
 
 /* The mean of a chunk's keys, and the least cosine of one of them to it. */
-static double look_at_chunk(const struct lode_shadow *s, const float *keys, double *mean)
+static double look_at_chunk(const struct lode_shadow *s, const float *keys, uint64_t tokens, double *mean)
 {
     double least = 1, length = 0;
     for (uint32_t i = 0; i < s->dim; i++) {
         mean[i] = 0;
-        for (uint32_t t = 0; t < s->params.chunk; t++)
+        for (uint64_t t = 0; t < tokens; t++)
             mean[i] += keys[t * (size_t)s->width + i];
-        mean[i] /= s->params.chunk;
+        mean[i] /= (double)tokens;
         length += mean[i] * mean[i];
     }
-    for (uint32_t t = 0; t < s->params.chunk; t++) {
+    for (uint64_t t = 0; t < tokens; t++) {
         const float *key = keys + t * (size_t)s->width;
         double own = 0;
         for (uint32_t i = 0; i < s->dim; i++)
@@ -188,7 +190,8 @@ static lode_status_t make_chunks(struct lode_shadow *s, const float *keys)
     for (uint32_t head = 0; head < s->kv_heads; head++) {
         for (uint64_t c = 0; c < s->chunks; c++) {
             float *out = s->means + (head * s->chunks + c) * s->dim;
-            cosines[c] = look_at_chunk(s, keys + c * s->params.chunk * s->width + (size_t)head * s->dim, mean);
+            const float *first = keys + s->begins[c] * s->width + (size_t)head * s->dim;
+            cosines[c] = look_at_chunk(s, first, s->begins[c + 1] - s->begins[c], mean);
             for (uint32_t i = 0; i < s->dim; i++)
                 out[i] = (float)mean[i];
         }
@@ -207,12 +210,37 @@ static uint64_t chunks_of(const lode_shadow_params_t *params, uint64_t tokens)
     return whole > params->local ? whole - params->local : 0;
 }
 
-static lode_status_t check(const lode_shadow_params_t *p, uint32_t width, uint64_t tokens)
+/* The same for texts, whose last chunks may be shorter. */
+static uint64_t chunks_in(const lode_shadow_params_t *params, const lode_shadow_place_t *place)
+{
+    uint64_t all = 0, begin = 0;
+    for (uint32_t i = 0; i < place->texts; begin = place->ends[i++])
+        all += (place->ends[i] - begin + params->chunk - 1) / params->chunk;
+    return all > params->local ? all - params->local : 0;
+}
+
+static void lay_out(struct lode_shadow *s, const lode_shadow_place_t *place)
+{
+    uint64_t chunk = 0, at = 0;
+    for (uint64_t t = 0; t < s->tokens; t++)
+        s->positions[t] = place->positions ? place->positions[t] : (int64_t)t;
+    for (uint32_t i = 0; place->ends && i < place->texts; at = place->ends[i++])
+        for (uint64_t t = at; t < place->ends[i] && chunk <= s->chunks; t += s->params.chunk)
+            s->begins[chunk++] = t;
+    for (; chunk <= s->chunks; chunk++)
+        s->begins[chunk] = place->ends ? s->tokens : chunk * s->params.chunk;
+}
+
+static lode_status_t check(const lode_shadow_params_t *p, uint32_t width, uint64_t tokens,
+                           const lode_shadow_place_t *place)
 {
     if (!p->rank || p->rank > width || p->rank > tokens)
         return lode_fail(LODE_ERR_INVALID, "keys of %llu tokens and %u coordinates have no rank of %u",
                          (unsigned long long)tokens, width, p->rank);
-    if (!p->chunk || chunks_of(p, tokens) < p->outliers)
+    if (place->ends && (!place->texts || place->ends[place->texts - 1] != tokens))
+        return lode_fail(LODE_ERR_INVALID, "texts that end elsewhere than their %llu tokens",
+                         (unsigned long long)tokens);
+    if (!p->chunk || (place->ends ? chunks_in(p, place) : chunks_of(p, tokens)) < p->outliers)
         return lode_fail(LODE_ERR_INVALID, "%llu tokens have fewer than %u chunks of %u before the last %u",
                          (unsigned long long)tokens, p->outliers, p->chunk, p->local);
     return LODE_OK;
@@ -220,20 +248,26 @@ static lode_status_t check(const lode_shadow_params_t *p, uint32_t width, uint64
 
 lode_status_t lode_shadow_create(const lode_shadow_params_t *params, const lode_ops_t *ops, const lode_rope_t *rope,
                                  uint32_t kv_heads, uint32_t dim, const float *keys, uint64_t tokens,
-                                 lode_shadow_h *shadow)
+                                 const lode_shadow_place_t *place, lode_shadow_h *shadow)
 {
-    LODE_TRY(check(params, kv_heads * dim, tokens));
+    static const lode_shadow_place_t one = {NULL};
+    place = place ? place : &one;
+    LODE_TRY(check(params, kv_heads * dim, tokens, place));
     lode_shadow_h s = calloc(1, sizeof *s);
     if (!s)
         return no_memory();
     *s = (struct lode_shadow){.params = *params, .ops = ops, .kv_heads = kv_heads, .dim = dim, .tokens = tokens};
     s->width = kv_heads * dim;
-    s->chunks = chunks_of(params, tokens);
+    s->chunks = place->ends ? chunks_in(params, place) : chunks_of(params, tokens);
+    s->positions = malloc(tokens * sizeof *s->positions);
+    s->begins = malloc((s->chunks + 1) * sizeof *s->begins);
     s->means = malloc((s->chunks + 1) * s->width * sizeof *s->means);
     s->outlier = calloc((s->chunks + 1) * kv_heads, sizeof *s->outlier);
     s->basis = malloc((size_t)params->rank * s->width * sizeof *s->basis);
     s->low_rank = malloc(tokens * params->rank * sizeof *s->low_rank);
-    bool room = s->means && s->outlier && s->basis && s->low_rank;
+    bool room = s->positions && s->begins && s->means && s->outlier && s->basis && s->low_rank;
+    if (room)
+        lay_out(s, place);
     lode_status_t status = room ? lode_rope_frequencies(rope, dim, s->frequencies) : no_memory();
     if (status == LODE_OK)
         status = make_chunks(s, keys);
@@ -250,6 +284,8 @@ void lode_shadow_destroy(lode_shadow_h *shadow)
 {
     if (!*shadow)
         return;
+    free((*shadow)->positions);
+    free((*shadow)->begins);
     free((*shadow)->means);
     free((*shadow)->outlier);
     free((*shadow)->basis);
@@ -261,6 +297,11 @@ void lode_shadow_destroy(lode_shadow_h *shadow)
 uint64_t lode_shadow_chunks(const struct lode_shadow *s)
 {
     return s->chunks;
+}
+
+uint64_t lode_shadow_begin(const struct lode_shadow *s, uint64_t chunk)
+{
+    return s->begins[chunk];
 }
 
 bool lode_shadow_is_outlier(const struct lode_shadow *s, uint32_t head, uint64_t chunk)
@@ -288,7 +329,7 @@ void lode_shadow_rebuild(const struct lode_shadow *s, uint32_t head, const uint6
         for (uint32_t r = 0; r < s->params.rank; r++)
             for (uint32_t i = 0; i < s->dim; i++)
                 key[i] += weights[r] * s->basis[(size_t)r * s->width + (size_t)head * s->dim + i];
-        turn(s, key, 1, (int64_t)tokens[t]);
+        turn(s, key, 1, s->positions[tokens[t]]);
     }
 }
 

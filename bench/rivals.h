@@ -25,20 +25,31 @@ typedef struct lode_shadow_params {
 /** As in the paper. */
 extern const lode_shadow_params_t lode_shadow_published;
 
+/** Where tokens stand, if they are not one text from position 0 on. Zeroed: they are. */
+typedef struct lode_shadow_place {
+    const int64_t *positions; /**< (tokens) that keys are rotated to; NULL: 0, 1, 2 … Copied. */
+    const uint64_t *ends;     /**< (texts) of texts, one after another: none shares a chunk with the next, and what does
+                                   not fill its last chunk is a shorter one; NULL: one text */
+    uint32_t texts;
+} lode_shadow_place_t;
+
 /** One layer's keys as ShadowKV keeps them: bf16 means, and U and SV of a truncated SVD, rounded to bf16. */
 typedef struct lode_shadow *lode_shadow_h;
 
 /**
- * @param[in] keys  (tokens, kv_heads, dim) after rotation at positions 0 … tokens-1; not kept
+ * @param[in] keys   (tokens, kv_heads, dim) after rotation; not kept
+ * @param[in] place  NULL: one text from position 0 on
  * @return LODE_ERR_INVALID if the rank exceeds kv_heads * dim or the tokens, or fewer chunks than outliers are left
  */
 lode_status_t lode_shadow_create(const lode_shadow_params_t *params, const lode_ops_t *ops, const lode_rope_t *rope,
                                  uint32_t kv_heads, uint32_t dim, const float *keys, uint64_t tokens,
-                                 lode_shadow_h *shadow);
+                                 const lode_shadow_place_t *place, lode_shadow_h *shadow);
 void lode_shadow_destroy(lode_shadow_h *shadow);
 
-/** Chunks before the local ones; tokens from chunk * this on are resident. */
+/** Chunks before the local ones. */
 uint64_t lode_shadow_chunks(const struct lode_shadow *shadow);
+/** First token of a chunk; that of chunk lode_shadow_chunks() and all behind it are resident. */
+uint64_t lode_shadow_begin(const struct lode_shadow *shadow, uint64_t chunk);
 bool lode_shadow_is_outlier(const struct lode_shadow *shadow, uint32_t head, uint64_t chunk);
 /** Logits of a query against the means of a head's chunks, unscaled; -INFINITY for outliers, which are not chosen. */
 void lode_shadow_score(const struct lode_shadow *shadow, uint32_t head, const float *query, float *scores);

@@ -95,6 +95,21 @@ typedef struct lode_rows_score {
  */
 lode_status_t lode_rows_score(const char *gold, const char *output, lode_rows_score_t *score);
 
+/** A line of a file of samples. */
+typedef struct lode_task_line {
+    char *problem; /**< (bytes), zero-terminated */
+    size_t bytes;
+    json_t *gold; /**< passed lode_text2json_check_gold() */
+} lode_task_line_t;
+
+/**
+ * Read samples of Text2JSON, the first @p most of them or, if that is 0, all.
+ * @param[out] lines  (count), lode_task_lines_free()
+ * @return LODE_ERR_IO, LODE_ERR_INVALID: names the line
+ */
+lode_status_t lode_task_lines_read(const char *path, uint64_t most, lode_task_line_t **lines, uint64_t *count);
+void lode_task_lines_free(lode_task_line_t *lines, uint64_t count);
+
 /** A file of gold and one of predictions, scored. */
 typedef struct lode_task_result {
     json_t *report; /**< as --json prints it; json_decref() */

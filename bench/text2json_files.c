@@ -97,6 +97,63 @@ static lode_status_t read_gold(const lines_t *lines, lode_text2json_task_t task,
     return lode_fail_within(LODE_ERR_INVALID, "%s line %" PRIu64 ": ", lines->path, lines->number);
 }
 
+/* ----------------------------------------------------------------- samples */
+
+static lode_status_t take_line(const lines_t *lines, lode_task_line_t **list, uint64_t *count)
+{
+    const json_t *problem = json_is_object(lines->value) ? json_object_get(lines->value, "problem") : NULL;
+    lode_task_line_t made = {.bytes = json_string_length(problem)};
+    if (!json_is_string(problem))
+        return wrong_line(lines, "is no object with a text \"problem\"");
+    LODE_TRY(read_gold(lines, LODE_TASK_TEXT2JSON, &made.gold));
+    lode_task_line_t *more = realloc(*list, (*count + 1) * sizeof *more);
+    made.problem = malloc(made.bytes + 1);
+    *list = more ? more : *list;
+    if (!more || !made.problem) {
+        free(made.problem);
+        json_decref(made.gold);
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the samples of %s", lines->path);
+    }
+    memcpy(made.problem, json_string_value(problem), made.bytes + 1);
+    more[(*count)++] = made;
+    return LODE_OK;
+}
+
+lode_status_t lode_task_lines_read(const char *path, uint64_t most, lode_task_line_t **out, uint64_t *out_count)
+{
+    lines_t lines;
+    lode_task_line_t *list = NULL;
+    uint64_t count = 0;
+    bool end = false;
+    LODE_TRY(lines_open(path, &lines));
+    lode_status_t status = LODE_OK;
+    while (status == LODE_OK && (!most || count < most)) {
+        status = lines_next(&lines, &end);
+        if (status != LODE_OK || end)
+            break;
+        status = take_line(&lines, &list, &count);
+    }
+    if (status == LODE_OK && !count)
+        status = lode_fail(LODE_ERR_INVALID, "%s holds no samples", path);
+    lines_close(&lines);
+    if (status != LODE_OK) {
+        lode_task_lines_free(list, count);
+        return status;
+    }
+    *out = list;
+    *out_count = count;
+    return LODE_OK;
+}
+
+void lode_task_lines_free(lode_task_line_t *lines, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        free(lines[i].problem);
+        json_decref(lines[i].gold);
+    }
+    free(lines);
+}
+
 /* ------------------------------------------------------------- predictions */
 
 /* A text, {"prediction": text}, or the predicted list itself. */

@@ -24,6 +24,7 @@ static const command_t bench_commands[] = {
     {"landmarks", lode_bench_landmarks, NULL, "kinds of landmarks by the softmax mass that they find"},
     {"index", lode_bench_index, NULL, "choosing by the index of two levels beside a scan of all landmarks"},
     {"frontier", lode_bench_frontier, NULL, "bytes moved against what is kept of attention, by policy and budget"},
+    {"text2json", lode_bench_text2json, NULL, "a model's score on long-text samples, by policy and budget"},
     {NULL},
 };
 

@@ -57,7 +57,7 @@ static lode_shadow_h make_shadow(uint32_t rank, uint32_t outliers)
     const lode_ops_t *ops;
     lode_shadow_h shadow;
     cr_assert(lode_ops_get("auto", &ops) == LODE_OK);
-    cr_assert(lode_shadow_create(&params, ops, &rope, HEADS, DIM, keys, TOKENS, &shadow) == LODE_OK, "%s",
+    cr_assert(lode_shadow_create(&params, ops, &rope, HEADS, DIM, keys, TOKENS, NULL, &shadow) == LODE_OK, "%s",
               lode_error_message());
     return shadow;
 }
@@ -223,7 +223,8 @@ Test(shadow, what_does_not_fit_is_refused)
     const lode_shadow_params_t wrong[] = {
         {0, 8, 1, 4}, {WIDTH + 1, 8, 1, 4}, {8, 0, 1, 4}, {8, 8, 22, 4}, {8, 8, 1, 25}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-        cr_assert(lode_shadow_create(&wrong[i], ops, &rope, HEADS, DIM, keys, TOKENS, &shadow) == LODE_ERR_INVALID &&
+        cr_assert(lode_shadow_create(&wrong[i], ops, &rope, HEADS, DIM, keys, TOKENS, NULL, &shadow) ==
+                      LODE_ERR_INVALID &&
                   shadow == NULL);
 }
 
@@ -275,4 +276,58 @@ Test(budget, chance_favours_nobody)
     lode_by_chance(1, N, N, chosen);
     for (uint32_t i = 0; i < N; i++)
         cr_assert(chosen[i] == i);
+}
+
+/* ------------------------------------------------------------------- places */
+
+/* Three texts, each from position 100 on; keys of a low rank before rotation, whatever they are rotated to. */
+Test(shadow, texts_at_the_same_positions_share_no_chunk)
+{
+    const uint64_t ends[] = {61, 130, TOKENS};
+    const lode_shadow_params_t params = {12, 8, 2, 0};
+    const lode_ops_t *ops;
+    int64_t positions[TOKENS];
+    lode_shadow_h shadow;
+    make_keys(12, 0, 7);
+    memcpy(keys, rows, sizeof keys);
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        positions[t] = 100 + (int64_t)t - (t < 61 ? 0 : t < 130 ? 61 : 130);
+        turn(keys + t * WIDTH, positions[t]);
+    }
+    lode_shadow_place_t place = {positions, ends, 3};
+    cr_assert(lode_ops_get("auto", &ops) == LODE_OK);
+    cr_assert(lode_shadow_create(&params, ops, &rope, HEADS, DIM, keys, TOKENS, &place, &shadow) == LODE_OK, "%s",
+              lode_error_message());
+    cr_assert(lode_shadow_chunks(shadow) == 8 + 9 + 10);
+    cr_expect(lode_shadow_begin(shadow, 7) == 56 && lode_shadow_begin(shadow, 8) == 61);
+    cr_expect(lode_shadow_begin(shadow, 17) == 130 && lode_shadow_begin(shadow, 27) == TOKENS);
+
+    uint64_t all[TOKENS];
+    static float rebuilt[TOKENS * DIM];
+    double wrong = 0, size = 0;
+    for (uint32_t t = 0; t < TOKENS; t++)
+        all[t] = t;
+    lode_shadow_rebuild(shadow, 1, all, TOKENS, rebuilt);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        for (uint32_t i = 0; i < DIM; i++) {
+            double key = keys[t * WIDTH + DIM + i];
+            wrong += (rebuilt[t * DIM + i] - key) * (rebuilt[t * DIM + i] - key);
+            size += key * key;
+        }
+    cr_expect(sqrt(wrong / size) < 0.02, "%g: keys of this rank come back", sqrt(wrong / size));
+
+    /* the last chunk of the first text is of five tokens alone */
+    float query[DIM], scores[27];
+    double mean = 0;
+    for (uint32_t i = 0; i < DIM; i++) {
+        query[i] = 1;
+        for (uint32_t t = 56; t < 61; t++)
+            mean += keys[t * WIDTH + i] / 5;
+    }
+    lode_shadow_score(shadow, 0, query, scores);
+    cr_expect(lode_shadow_is_outlier(shadow, 0, 7) || fabs(scores[7] - mean) < 0.05 * (1 + fabs(mean)), "%g %g",
+              scores[7], mean);
+    lode_shadow_destroy(&shadow);
+    lode_shadow_place_t lying = {positions, ends, 2};
+    cr_expect(lode_shadow_create(&params, ops, &rope, HEADS, DIM, keys, TOKENS, &lying, &shadow) == LODE_ERR_INVALID);
 }

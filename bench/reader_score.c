@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* `lodemark bench text2json`: held-out samples through the reader, policy by policy. */
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/bench.h"
+#include "bench/progress.h"
+#include "bench/reader_score.h"
+#include "kernels/kernels.h"
+
+static const lode_option_t score_options[] = {
+    {"model", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
+     "folder of the model: config.json, model.safetensors, tokenizer.json"},
+    {"samples", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "file of samples, as lodemark text2json make writes them"},
+    {"policies", "dense,landmark2", LODE_OPTION_TEXT, NULL, 0, 0, "names separated by commas, see below"},
+    {"budgets", "3.125%", LODE_OPTION_TEXT, NULL, 0, 0, "shares of the tokens, ascending; dense has none"},
+    {"format", "bf16", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how keys and values are stored"},
+    {"limit", "0", LODE_OPTION_COUNT, NULL, 0, 0, "take the first so many samples; 0: all"},
+    {"max-tokens", "1024", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "of an answer"},
+    {"sinks", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "first tokens that are always chosen"},
+    {"window", "64", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "last tokens that are always chosen; at least the question"},
+    {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the rows to this file"},
+    {"predictions", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
+     "write the answers to this file, for lodemark text2json score; with several rows to one file each, beside it"},
+    {"help", "no", LODE_OPTION_FLAG, NULL, 0, 0, "print this"},
+    {NULL},
+};
+
+/* ----------------------------------------------------------------- policies */
+
+static lode_status_t unknown(const char *text)
+{
+    static const lode_option_t names[] = {{"dense"},     {"shadowkv"},  {"landmark1"},  {"landmark2"},
+                                          {"landmark4"}, {"landmark8"}, {"landmark16"}, {NULL}};
+    char word[LODE_READING_NAME];
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(text, ":"), text);
+    const char *nearest = lode_options_nearest(names, word);
+    if (nearest && strcmp(nearest, word) != 0)
+        return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", text, nearest);
+    return lode_fail(LODE_ERR_INVALID,
+                     "no policy is called \"%s\"; there are dense, shadowkv, shadowkv:rN with a rank N, and landmarks: "
+                     "landmark1, 2, 4, 8 and 16, with :cN, :higgs or :nocentre",
+                     text);
+}
+
+static lode_status_t parse_rank(const char *text, const char *number, uint32_t *rank)
+{
+    uint64_t value;
+    if (lode_parse_count(number, &value) != LODE_OK || !value || value > UINT16_MAX)
+        return lode_fail(LODE_ERR_INVALID, "policy \"%s\": a rank is a whole number from 1, like shadowkv:r64", text);
+    *rank = (uint32_t)value;
+    return LODE_OK;
+}
+
+lode_status_t lode_reading_parse(const char *text, lode_reading_t *reading)
+{
+    lode_reading_t made = {.kind = LODE_READING_DENSE};
+    if (strlen(text) >= sizeof made.name)
+        return unknown(text);
+    snprintf(made.name, sizeof made.name, "%s", text);
+    if (strcmp(text, "shadowkv") == 0 || strncmp(text, "shadowkv:r", 10) == 0) {
+        made.kind = LODE_READING_SHADOW;
+        if (text[8])
+            LODE_TRY(parse_rank(text, text + 10, &made.rank));
+    } else if (strcmp(text, "dense") != 0) {
+        made.kind = LODE_READING_LANDMARK;
+        if (strncmp(text, "landmark", 8) != 0)
+            return unknown(text);
+        if (lode_landmark_parse(text, &made.landmark) != LODE_OK)
+            return strchr(text, ':') ? LODE_ERR_INVALID : unknown(text);
+    }
+    *reading = made;
+    return LODE_OK;
+}
+
+static bool same_landmark(const lode_landmark_spec_t *a, const lode_landmark_spec_t *b)
+{
+    return a->codec == b->codec && a->bits == b->bits && a->chunk == b->chunk && a->centre == b->centre &&
+           a->index == b->index;
+}
+
+/* Dense reads whatever blocks there are. */
+static lode_status_t number_stores(lode_reading_t *readings, uint32_t count, uint32_t *stores)
+{
+    lode_landmark_spec_t found[LODE_READINGS_MAX];
+    uint32_t n = 0;
+    bool dense = false;
+    for (uint32_t i = 0; i < count; i++) {
+        dense = dense || readings[i].kind == LODE_READING_DENSE;
+        if (readings[i].kind != LODE_READING_LANDMARK)
+            continue;
+        uint32_t at = 0;
+        while (at < n && !same_landmark(&found[at], &readings[i].landmark))
+            at++;
+        if (at == n)
+            found[n++] = readings[i].landmark;
+        readings[i].store = at;
+    }
+    if (dense && !n)
+        LODE_TRY(lode_landmark_parse("landmark2", &found[n++]));
+    for (uint32_t i = 0; i < count; i++)
+        if (readings[i].kind == LODE_READING_DENSE)
+            readings[i].landmark = found[0];
+    *stores = n;
+    return LODE_OK;
+}
+
+lode_status_t lode_readings_parse(const char *text, lode_reading_t readings[LODE_READINGS_MAX], uint32_t *count,
+                                  uint32_t *stores)
+{
+    uint32_t n = 0;
+    for (const char *at = text; at; n++) {
+        char word[64];
+        size_t length = strcspn(at, ",");
+        snprintf(word, sizeof word, "%.*s", (int)length, at);
+        if (n == LODE_READINGS_MAX)
+            return lode_fail(LODE_ERR_INVALID, "more than %d policies", LODE_READINGS_MAX);
+        LODE_TRY(lode_reading_parse(word, &readings[n]));
+        for (uint32_t i = 0; i < n; i++)
+            if (strcmp(readings[i].name, word) == 0)
+                return lode_fail(LODE_ERR_INVALID, "policy \"%s\" is named twice", word);
+        at = at[length] ? at + length + 1 : NULL;
+    }
+    LODE_TRY(number_stores(readings, n, stores));
+    *count = n;
+    return LODE_OK;
+}
+
+/* -------------------------------------------------------------------- wishes */
+
+static lode_status_t read_budgets(const char *text, lode_score_bench_t *b)
+{
+    for (const char *at = text; at; b->budget_count++) {
+        char word[64];
+        size_t length = strcspn(at, ",");
+        double *budget = &b->budgets[b->budget_count];
+        snprintf(word, sizeof word, "%.*s", (int)length, at);
+        if (b->budget_count == LODE_READING_BUDGETS_MAX)
+            return lode_fail(LODE_ERR_INVALID, "--budgets: more than %d", LODE_READING_BUDGETS_MAX);
+        if (lode_parse_share(word, budget) != LODE_OK)
+            return lode_fail_within(LODE_ERR_INVALID, "--budgets \"%s\": ", text);
+        if (b->budget_count && *budget <= budget[-1])
+            return lode_fail(LODE_ERR_INVALID, "--budgets \"%s\": \"%s\" is not above the one before it", text, word);
+        at = at[length] ? at + length + 1 : NULL;
+    }
+    return LODE_OK;
+}
+
+static lode_status_t read_wishes(lode_score_bench_t *b)
+{
+    const lode_options_t *o = &b->options;
+    b->model = lode_options_get(o, "model");
+    b->samples_path = lode_options_get(o, "samples");
+    if (!b->model || !b->samples_path)
+        return lode_fail(LODE_ERR_INVALID, "bench text2json needs --model DIR and --samples FILE");
+    LODE_TRY(lode_readings_parse(lode_options_get(o, "policies"), b->readings, &b->reading_count, &b->stores));
+    LODE_TRY(read_budgets(lode_options_get(o, "budgets"), b));
+    LODE_TRY(lode_format_parse(lode_options_get(o, "format"), &b->format));
+    b->most_tokens = (uint32_t)lode_options_count(o, "max-tokens");
+    b->sinks = (uint32_t)lode_options_count(o, "sinks");
+    b->window = (uint32_t)lode_options_count(o, "window");
+    return lode_bench_config(o, &b->config);
+}
+
+static lode_status_t make_rows(lode_score_bench_t *b)
+{
+    b->rows = calloc((size_t)b->reading_count * b->budget_count, sizeof *b->rows);
+    if (!b->rows)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for rows");
+    for (uint32_t i = 0; i < b->reading_count; i++) {
+        bool dense = b->readings[i].kind == LODE_READING_DENSE;
+        b->wants_plain = b->wants_plain || b->readings[i].kind == LODE_READING_SHADOW;
+        for (uint32_t j = 0; j < (dense ? 1 : b->budget_count); j++) {
+            lode_reading_row_t *row = &b->rows[b->row_count++];
+            *row = (lode_reading_row_t){.reading = &b->readings[i], .budget = dense ? 1 : b->budgets[j]};
+            row->scores = calloc(b->samples, sizeof *row->scores);
+            if (!row->scores)
+                return lode_fail(LODE_ERR_NO_MEMORY, "no memory for scores");
+        }
+    }
+    return LODE_OK;
+}
+
+/* "p.jsonl" is "p-landmark2-3.125.jsonl" for one row of several. */
+static lode_status_t open_predictions(const lode_score_bench_t *b, lode_reading_row_t *row)
+{
+    const char *path = lode_options_get(&b->options, "predictions"), *dot = path ? strrchr(path, '.') : NULL;
+    if (!path)
+        return LODE_OK;
+    size_t stem = dot && !strchr(dot, '/') ? (size_t)(dot - path) : strlen(path);
+    char budget[32] = "";
+    if (row->reading->kind != LODE_READING_DENSE)
+        snprintf(budget, sizeof budget, "-%.6g", 100 * row->budget);
+    int n = b->row_count == 1 ? snprintf(row->path, sizeof row->path, "%s", path)
+                              : snprintf(row->path, sizeof row->path, "%.*s-%s%s%s", (int)stem, path,
+                                         row->reading->name, budget, path + stem);
+    if (n >= (int)sizeof row->path)
+        return lode_fail(LODE_ERR_INVALID, "--predictions %.40s…: the path is too long", path);
+    row->predictions = fopen(row->path, "w");
+    return row->predictions ? LODE_OK : lode_fail(LODE_ERR_IO, "%s cannot be written: %s", row->path, strerror(errno));
+}
+
+/* Whatever can be wrong is found here, before the long run. Each rank reads the samples, rank 0 writes. */
+static lode_status_t prepare(lode_score_bench_t *b)
+{
+    const char *json = lode_options_get(&b->options, "json");
+    LODE_TRY(lode_task_lines_read(b->samples_path, lode_options_count(&b->options, "limit"), &b->lines, &b->samples));
+    for (uint64_t i = 0; i < b->samples; i++) {
+        lode_problem_t problem;
+        if (lode_problem_split(b->lines[i].problem, b->lines[i].bytes, &problem) != LODE_OK)
+            return lode_fail_within(LODE_ERR_FORMAT, "%s line %" PRIu64 ": ", b->samples_path, i + 1);
+        lode_problem_free(&problem);
+    }
+    LODE_TRY(make_rows(b));
+    if (b->job.rank == 0 && json)
+        LODE_TRY(lode_job_check_output(json));
+    for (uint32_t i = 0; b->job.rank == 0 && i < b->row_count; i++)
+        LODE_TRY(open_predictions(b, &b->rows[i]));
+    return LODE_OK;
+}
+
+static const lode_landmark_spec_t *landmark_of_store(const lode_score_bench_t *b, uint32_t store)
+{
+    for (uint32_t i = 0; i < b->reading_count; i++)
+        if (b->readings[i].kind != LODE_READING_SHADOW && b->readings[i].store == store)
+            return &b->readings[i].landmark;
+    return NULL;
+}
+
+/* ShadowKV alone needs no blocks, but the model all the same. */
+static lode_status_t open_readers(lode_score_bench_t *b)
+{
+    lode_landmark_spec_t any;
+    LODE_TRY(lode_landmark_parse("landmark2", &any));
+    for (uint32_t i = 0; i < b->stores || i < 1; i++) {
+        const lode_landmark_spec_t *landmark = landmark_of_store(b, i);
+        lode_reader_params_t params = {.model = b->model, .format = b->format, .landmark = landmark ? *landmark : any};
+        LODE_TRY(lode_reader_open(&params, &b->readers[i]));
+    }
+    if (!b->wants_plain || b->job.rank > 0)
+        return LODE_OK;
+    return lode_plain_open(lode_reader_model(b->readers[0]), lode_reader_tokenizer(b->readers[0]),
+                           lode_reader_manner(b->readers[0]), &b->plain);
+}
+
+/* The model says the geometry, so the cluster is joined when it is open. */
+static lode_status_t join(lode_score_bench_t *b)
+{
+    LODE_TRY(lode_job_agree(open_readers(b)));
+    if (!b->stores)
+        return LODE_OK;
+    LODE_TRY(lode_job_agree(
+        lode_cluster_join(b->config, &lode_model_info(lode_reader_model(b->readers[0]))->geometry, &b->cluster)));
+    lode_status_t status = LODE_OK;
+    for (uint32_t i = 0; i < b->stores && status == LODE_OK; i++)
+        status = lode_reader_attach(b->readers[i], b->cluster);
+    return lode_job_agree(status);
+}
+
+/* ------------------------------------------------------------------- reading */
+
+/* This rank's documents, for each kind of landmark. */
+static lode_status_t ingest(lode_score_bench_t *b, const lode_problem_t *problem)
+{
+    lode_document_t *own = malloc(problem->count * sizeof *own);
+    uint32_t n = 0;
+    lode_status_t status = own ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for documents");
+    for (uint32_t i = b->job.rank; own && i < problem->count; i += b->job.ranks)
+        own[n++] = problem->documents[i];
+    for (uint32_t i = 0; i < b->stores && n && status == LODE_OK; i++)
+        status = lode_reader_ingest(b->readers[i], own, n, NULL, NULL, NULL);
+    free(own);
+    return status;
+}
+
+/* All blocks of the job's own cluster are of this sample. */
+static lode_status_t forget(lode_score_bench_t *b)
+{
+    uint32_t count = 0, got = 0;
+    for (uint32_t i = 0; i < b->stores; i++)
+        LODE_TRY(lode_reader_list(b->readers[i], NULL, 0));
+    LODE_TRY(lode_cluster_blocks(b->cluster, NULL, 0, &count));
+    lode_block_entry_t *entries = calloc(count + 1, sizeof *entries);
+    if (!entries)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory to list %u blocks", count);
+    lode_status_t status = lode_cluster_blocks(b->cluster, entries, count, &got);
+    for (uint32_t i = 0; i < got && i < count && status == LODE_OK; i++) {
+        lode_block_h block;
+        status = lode_block_open(b->cluster, entries[i].name, &block);
+        if (status == LODE_OK)
+            status = lode_block_drop(&block);
+    }
+    free(entries);
+    return status;
+}
+
+static lode_policy_t policy_of(const lode_score_bench_t *b, const lode_reading_row_t *row)
+{
+    return (lode_policy_t){.select =
+                               row->reading->kind == LODE_READING_DENSE ? LODE_SELECT_DENSE : LODE_SELECT_LANDMARK,
+                           .merge = LODE_MERGE_MAX,
+                           .budget_share = row->budget,
+                           .sinks = b->sinks,
+                           .window = b->window,
+                           .lost = LODE_LOST_FAIL};
+}
+
+static lode_status_t ask_reader(lode_score_bench_t *b, lode_reading_row_t *row, const lode_problem_t *problem,
+                                lode_answer_t *answer)
+{
+    const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->readers[0]))->geometry;
+    const lode_landmark_spec_t *landmark = &row->reading->landmark;
+    lode_asking_t asking = {.policy = policy_of(b, row), .sampling = {.top_p = 1}, .most_tokens = b->most_tokens};
+    LODE_TRY(
+        lode_reader_ask(b->readers[row->reading->store], problem->request, problem->request_bytes, &asking, answer));
+    row->moved += (double)answer->records_wanted * (double)lode_record_bytes(b->format, g->head_dim);
+    row->fetched += answer->bytes_fetched;
+    if (row->reading->kind == LODE_READING_LANDMARK)
+        row->landmarks +=
+            g->kv_heads * (double)lode_landmark_tile_bytes(landmark, g->head_dim) / LODE_TILE / landmark->chunk;
+    return LODE_OK;
+}
+
+static lode_status_t ask_shadow(lode_score_bench_t *b, lode_reading_row_t *row, const lode_problem_t *problem,
+                                lode_answer_t *answer)
+{
+    enum { BF16 = 2 };
+    double landmarks, residents;
+    LODE_TRY(lode_plain_shadow(&b->plain, row->reading->rank, row->budget));
+    LODE_TRY(lode_plain_ask(&b->plain, problem->request, problem->request_bytes, b->most_tokens, answer));
+    lode_plain_shadow_bytes(&b->plain, &landmarks, &residents);
+    row->moved += (double)b->plain.fetched * b->plain.geometry.head_dim * BF16;
+    row->landmarks += landmarks;
+    row->residents += residents;
+    row->rank = b->plain.shadow_params.rank;
+    row->outliers = b->plain.shadow_params.outliers;
+    return LODE_OK;
+}
+
+/* ------------------------------------------------------------------- scoring */
+
+static lode_status_t write_prediction(const lode_reading_row_t *row, const lode_answer_t *answer)
+{
+    if (!row->predictions)
+        return LODE_OK;
+    json_t *line = json_pack("{s:s%}", "prediction", answer->text, answer->bytes);
+    bool wrong = !line || json_dumpf(line, row->predictions, JSON_COMPACT) != 0 ||
+                 fputc('\n', row->predictions) == EOF || fflush(row->predictions) != 0;
+    json_decref(line);
+    return wrong ? lode_fail(LODE_ERR_IO, "%s cannot be written: %s", row->path, strerror(errno)) : LODE_OK;
+}
+
+static lode_status_t score_answer(lode_score_bench_t *b, lode_reading_row_t *row, uint64_t sample,
+                                  const lode_answer_t *answer)
+{
+    lode_text2json_score_t score;
+    LODE_TRY(lode_text2json_score(b->lines[sample].gold, answer->text, answer->bytes, &score));
+    row->samples++;
+    row->answer_tokens += answer->answer_tokens;
+    row->question_tokens += answer->question_tokens;
+    row->stopped += answer->stopped;
+    row->visible += answer->visible_tokens;
+    row->answer_ns += answer->answer_ns;
+    row->question_ns += answer->question_ns;
+    row->scores[sample] = score.left_out ? NAN : score.score;
+    row->left_out += score.left_out;
+    row->scored += !score.left_out;
+    row->unread += score.unread;
+    row->gold += score.gold;
+    row->matched += score.matched;
+    row->additions += score.additions;
+    row->missing += score.missing;
+    row->wrong += score.wrong;
+    return write_prediction(row, answer);
+}
+
+static lode_status_t ask_row(lode_score_bench_t *b, lode_reading_row_t *row, uint64_t sample,
+                             const lode_problem_t *problem)
+{
+    lode_answer_t answer = {0};
+    LODE_TRY(row->reading->kind == LODE_READING_SHADOW ? ask_shadow(b, row, problem, &answer)
+                                                       : ask_reader(b, row, problem, &answer));
+    lode_status_t status = score_answer(b, row, sample, &answer);
+    lode_answer_free(&answer);
+    return status;
+}
+
+static lode_status_t ask_all(lode_score_bench_t *b, uint64_t sample, const lode_problem_t *problem,
+                             lode_progress_t *progress)
+{
+    for (uint32_t i = 0; i < b->stores; i++)
+        LODE_TRY(lode_reader_list(b->readers[i], problem->documents, problem->count));
+    if (b->wants_plain)
+        LODE_TRY(lode_plain_read(&b->plain, problem->documents, problem->count, NULL, NULL));
+    for (uint32_t i = 0; i < b->row_count; i++) {
+        lode_status_t status = ask_row(b, &b->rows[i], sample, problem);
+        if (status != LODE_OK)
+            return lode_fail_within(status, "%s line %" PRIu64 ", policy %s: ", b->samples_path, sample + 1,
+                                    b->rows[i].reading->name);
+        lode_progress_at(progress, sample * b->row_count + i + 1);
+    }
+    b->documents += problem->count;
+    b->document_tokens = b->rows[0].visible;
+    return LODE_OK;
+}
+
+/* Ranks share the documents; rank 0 asks, and meanwhile the others sleep and serve. */
+static lode_status_t run_sample(lode_score_bench_t *b, uint64_t sample, lode_progress_t *progress)
+{
+    lode_problem_t problem;
+    lode_status_t status = lode_problem_split(b->lines[sample].problem, b->lines[sample].bytes, &problem);
+    LODE_TRY(lode_job_agree(status));
+    uint64_t begin = lode_now_ns();
+    status = lode_job_agree(ingest(b, &problem));
+    b->prefill_ns += lode_now_ns() - begin;
+    if (status == LODE_OK) {
+        status = b->job.rank == 0 ? ask_all(b, sample, &problem, progress) : LODE_OK;
+        lode_job_wait(&b->job);
+        status = lode_job_agree(status);
+    }
+    lode_problem_free(&problem);
+    if (status == LODE_OK && b->stores)
+        status = lode_job_agree(b->job.rank == 0 ? forget(b) : LODE_OK);
+    return status;
+}
+
+static lode_status_t report(lode_score_bench_t *b)
+{
+    json_t *json = lode_score_json(b);
+    if (!json)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the report");
+    lode_status_t status = lode_job_write_json(lode_options_get(&b->options, "json"), json);
+    json_decref(json);
+    if (status == LODE_OK)
+        lode_score_print(b);
+    return status;
+}
+
+static lode_status_t run(lode_score_bench_t *b)
+{
+    lode_progress_t progress;
+    LODE_TRY(lode_job_begin(&b->job));
+    LODE_TRY(lode_job_agree(prepare(b)));
+    LODE_TRY(join(b));
+    lode_status_t status = LODE_OK;
+    lode_progress_begin(&progress, "answers", b->samples * b->row_count);
+    for (uint64_t i = 0; i < b->samples && status == LODE_OK; i++)
+        status = run_sample(b, i, &progress);
+    lode_progress_end(&progress);
+    LODE_TRY(status);
+    return lode_job_agree(b->job.rank == 0 ? report(b) : LODE_OK);
+}
+
+/* ------------------------------------------------------------------- command */
+
+static void free_bench(lode_score_bench_t *b)
+{
+    lode_plain_close(&b->plain);
+    for (uint32_t i = 0; i < LODE_READINGS_MAX; i++)
+        lode_reader_close(&b->readers[i]);
+    if (b->cluster)
+        lode_cluster_leave(&b->cluster);
+    for (uint32_t i = 0; i < b->row_count; i++) {
+        free(b->rows[i].scores);
+        if (b->rows[i].predictions)
+            fclose(b->rows[i].predictions);
+    }
+    free(b->rows);
+    lode_task_lines_free(b->lines, b->samples);
+    lode_config_destroy(&b->config);
+    lode_bench_options_free(&b->options);
+}
+
+static void print_help(void)
+{
+    printf("lodemark bench text2json --model DIR --samples FILE [OPTIONS]\n\nSamples of Text2JSON through a model that "
+           "reads documents as blocks (docs/reader-scores.md): its score, and what an\nanswer's token moves, by policy "
+           "and budget. Under mpirun the ranks share the documents; rank 0 asks.\n\n");
+    lode_options_help(score_options, stdout);
+    printf("\nPolicies\n"
+           "  dense             all tokens\n"
+           "  landmark1 … 16    the library's, from blocks with such landmarks; :cN, :higgs, :nocentre\n"
+           "  shadowkv          means of 8, keys of low rank, 48 outlier chunks (arXiv 2410.21465); :rN another rank\n"
+           "\nOptions of the library (lodemark info --config) are taken too, like --arena.\n");
+}
+
+int lode_bench_text2json(int argc, char **argv)
+{
+    static lode_score_bench_t b;
+    if (lode_bench_wants_help(argc, argv)) {
+        if (lode_job_rank_hint() == 0)
+            print_help();
+        return LODE_EXIT_OK;
+    }
+    if (lode_bench_options("bench text2json", score_options, argc, argv, &b.options) != LODE_OK)
+        return lode_job_refuse(LODE_EXIT_USAGE, "%s", lode_error_message());
+    lode_status_t status = read_wishes(&b);
+    bool usage = status != LODE_OK;
+    if (status == LODE_OK)
+        status = run(&b);
+    char sentence[512];
+    snprintf(sentence, sizeof sentence, "%s", lode_error_message());
+    free_bench(&b);
+    if (status != LODE_OK)
+        return lode_job_refuse(usage ? LODE_EXIT_USAGE : LODE_EXIT_FAILED, "%s", sentence);
+    lode_job_end();
+    return LODE_EXIT_OK;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/**
+ * @file reader_score.h
+ * @brief `lodemark bench text2json`: a model's score under policies of choosing tokens.
+ */
+#ifndef LODE_BENCH_READER_SCORE_H
+#define LODE_BENCH_READER_SCORE_H
+
+#include "bench/job.h"
+#include "bench/options.h"
+#include "bench/reader_bench.h"
+#include "bench/text2json.h"
+
+enum { LODE_READINGS_MAX = 24, LODE_READING_BUDGETS_MAX = 16, LODE_READING_NAME = 40 };
+
+typedef enum lode_reading_kind { LODE_READING_DENSE, LODE_READING_LANDMARK, LODE_READING_SHADOW } lode_reading_kind_t;
+
+/** How documents are attended to. */
+typedef struct lode_reading {
+    char name[LODE_READING_NAME];
+    lode_reading_kind_t kind;
+    lode_landmark_spec_t landmark; /**< of the blocks that are read; of dense those of the first that has any */
+    uint32_t rank;                 /**< SHADOW: 0: as published, or scaled */
+    uint32_t store;                /**< which of the different landmarks it reads */
+} lode_reading_t;
+
+/** "dense", "shadowkv", "shadowkv:r64" or a landmark's name. @return LODE_ERR_INVALID with the nearest one. */
+lode_status_t lode_reading_parse(const char *text, lode_reading_t *reading);
+/** Names separated by commas, none twice; numbers the different landmarks. @param[out] stores  how many these are */
+lode_status_t lode_readings_parse(const char *text, lode_reading_t readings[LODE_READINGS_MAX], uint32_t *count,
+                                  uint32_t *stores);
+
+/** What one policy at one budget did: sums over samples. */
+typedef struct lode_reading_row {
+    const lode_reading_t *reading;
+    double budget; /**< share */
+    uint64_t samples, scored, left_out, unread, gold, matched, additions, missing, wrong;
+    double *scores; /**< (samples of the file) 0 to 1; NAN: left out */
+    uint64_t answer_tokens, question_tokens, stopped, visible, answer_ns, question_ns;
+    double moved;                /**< bytes of records, or of values, that answer tokens chose, whoever held them */
+    uint64_t fetched;            /**< bytes that came from other ranks */
+    double landmarks, residents; /**< sums over samples of bytes a token, layer, over all KV heads */
+    uint32_t rank, outliers;     /**< SHADOW: of the last sample */
+    FILE *predictions;
+    char path[4096];
+} lode_reading_row_t;
+
+typedef struct lode_score_bench {
+    lode_options_t options;
+    lode_config_h config;
+    lode_job_t job;
+    lode_cluster_h cluster;
+    const char *model, *samples_path;
+    lode_task_line_t *lines;
+    uint64_t samples;
+    lode_reading_t readings[LODE_READINGS_MAX];
+    uint32_t reading_count, stores;
+    double budgets[LODE_READING_BUDGETS_MAX];
+    uint32_t budget_count;
+    lode_reading_row_t *rows; /**< (row_count) */
+    uint32_t row_count;
+    lode_reader_h readers[LODE_READINGS_MAX]; /**< (stores): the same model over blocks of other landmarks */
+    lode_plain_t plain;
+    bool wants_plain;
+    lode_format_t format;
+    uint32_t most_tokens, sinks, window;
+    uint64_t document_tokens, documents; /**< of all samples */
+    uint64_t prefill_ns;
+} lode_score_bench_t;
+
+/** The table, and with `--json F` the rows. By rank 0. */
+void lode_score_print(const lode_score_bench_t *bench);
+json_t *lode_score_json(const lode_score_bench_t *bench);
+
+#endif
