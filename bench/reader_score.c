@@ -21,7 +21,7 @@ static const lode_option_t score_options[] = {
     {"limit", "0", LODE_OPTION_COUNT, NULL, 0, 0, "take the first so many samples; 0: all"},
     {"max-tokens", "1024", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "of an answer"},
     {"sinks", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "first tokens that are always chosen"},
-    {"window", "64", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "last tokens that are always chosen; at least the question"},
+    {"window", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "last tokens that are always chosen; the question always is"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the rows to this file"},
     {"predictions", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
      "write the answers to this file, for lodemark text2json score; with several rows to one file each, beside it"},

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench/print.h"
 #include "bench/reader_score.h"
 
 static double per(double sum, uint64_t count)
@@ -54,6 +55,26 @@ static double difference_of(const lode_score_bench_t *b, const lode_reading_row_
     return dense ? sum / n : NAN;
 }
 
+static void print_row(const lode_score_bench_t *b, const lode_reading_row_t *r)
+{
+    char found[48];
+    double error, difference = difference_of(b, r, &error);
+    snprintf(found, sizeof found, "%llu/%llu", (unsigned long long)r->matched, (unsigned long long)r->gold);
+    printf("%-18s %5.4g %% ", r->reading->name, 100 * r->budget);
+    lode_print_number(6, "%.2f", score_of(b, r));
+    lode_print_number(8, "%+.2f", difference);
+    lode_print_number(6, "%.2f", error);
+    printf("  %11s %5llu %5llu %6llu ", found, (unsigned long long)r->additions,
+           (unsigned long long)(r->wrong + r->missing), (unsigned long long)r->unread);
+    lode_print_number(10, "%.0f", per(r->moved, r->answer_tokens));
+    lode_print_number(9, "%.1f", per(r->landmarks, r->samples));
+    lode_print_number(9, "%.1f", per(r->residents, r->samples));
+    printf(" ");
+    lode_print_number(8, "%.2f", ms_per_token(r));
+    lode_print_number(9, "%.1f", ms_of_question(r));
+    printf("\n");
+}
+
 void lode_score_print(const lode_score_bench_t *b)
 {
     const lode_model_info_t *info = lode_model_info(lode_reader_model(b->readers[0]));
@@ -63,18 +84,12 @@ void lode_score_print(const lode_score_bench_t *b)
            info->geometry.head_dim, (unsigned long long)b->samples, per((double)b->documents, b->samples),
            per((double)b->document_tokens, b->samples), b->job.ranks, b->job.ranks == 1 ? "" : "s",
            lode_format_name(b->format));
-    printf("%-18s %7s  %6s %7s %6s  %5s/%-5s %5s %5s %6s  %10s %9s %9s  %8s %9s\n", "policy", "budget", "score",
-           "- dense", "+-", "found", "items", "added", "wrong", "unread", "B/token", "landmarks", "resident",
-           "ms/token", "ms asking");
+    printf("%-18s %7s  %6s %8s %6s  %11s %5s %5s %6s  %10s %9s %9s  %8s %9s\n", "policy", "budget", "score", "- dense",
+           "+-", "found/items", "added", "wrong", "unread", "B/token", "landmarks", "resident", "ms/token",
+           "ms asking");
     for (uint32_t i = 0; i < b->row_count; i++) {
         const lode_reading_row_t *r = &b->rows[i];
-        double error, difference = difference_of(b, r, &error);
-        printf("%-18s %5.4g %%  %6.2f %7.2f %6.2f  %5llu/%-5llu %5llu %5llu %6llu  %10.0f %9.1f %9.1f  %8.2f %9.1f\n",
-               r->reading->name, 100 * r->budget, score_of(b, r), difference, error, (unsigned long long)r->matched,
-               (unsigned long long)r->gold, (unsigned long long)r->additions,
-               (unsigned long long)(r->wrong + r->missing), (unsigned long long)r->unread,
-               per(r->moved, r->answer_tokens), per(r->landmarks, r->samples), per(r->residents, r->samples),
-               ms_per_token(r), ms_of_question(r));
+        print_row(b, r);
         if (r->rank)
             printf("%-18s rank %u of %u, %u outlier chunks a head, the question and the answer stay\n", "", r->rank,
                    info->geometry.kv_heads * info->geometry.head_dim, r->outliers);
@@ -93,30 +108,61 @@ static json_t *samples_json(const lode_score_bench_t *b, const lode_reading_row_
     return list;
 }
 
+static void set_number(json_t *object, const char *key, double value)
+{
+    json_object_set_new(object, key, lode_job_number(value));
+}
+
+static void set_count(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void set_text(json_t *object, const char *key, const char *value)
+{
+    json_object_set_new(object, key, value ? json_string(value) : json_null());
+}
+
+static void set_costs(json_t *row, const lode_reading_row_t *r)
+{
+    set_number(row, "bytes_per_token", per(r->moved, r->answer_tokens));
+    set_number(row, "fetched_bytes_per_token", per((double)r->fetched, r->answer_tokens));
+    set_number(row, "landmark_bytes_per_token", per(r->landmarks, r->samples));
+    set_number(row, "resident_bytes_per_token", per(r->residents, r->samples));
+    set_number(row, "ms_per_token", ms_per_token(r));
+    set_number(row, "question_ms", ms_of_question(r));
+    set_number(row, "question_tokens", per((double)r->question_tokens, r->samples));
+    set_count(row, "answer_tokens", r->answer_tokens);
+    set_number(row, "stopped", per((double)r->stopped, r->samples));
+    set_number(row, "visible_tokens", per((double)r->visible, r->samples));
+}
+
+static void set_counts(json_t *row, const lode_reading_row_t *r)
+{
+    set_count(row, "items", r->gold);
+    set_count(row, "matched", r->matched);
+    set_count(row, "additions", r->additions);
+    set_count(row, "missing_keys", r->missing);
+    set_count(row, "wrong_values", r->wrong);
+    set_count(row, "unread", r->unread);
+    set_count(row, "left_out", r->left_out);
+}
+
 static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r)
 {
     const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->readers[0]))->geometry;
-    double error, difference = difference_of(b, r, &error), tokens = (double)r->answer_tokens;
-    json_t *row =
-        json_pack("{s:s s:f s:o s:I s:I s:o s:o}", "policy", r->reading->name, "budget", 100 * r->budget, "score",
-                  lode_job_number(score_of(b, r)), "samples", (json_int_t)r->samples, "scored", (json_int_t)r->scored,
-                  "difference", lode_job_number(difference), "difference_error", lode_job_number(error));
-    json_t *more = json_pack(
-        "{s:f s:f s:f s:f s:o s:o s:f s:I s:f s:f}", "bytes_per_token", r->moved / tokens, "fetched_bytes_per_token",
-        (double)r->fetched / tokens, "landmark_bytes_per_token", per(r->landmarks, r->samples),
-        "resident_bytes_per_token", per(r->residents, r->samples), "ms_per_token", (double)r->answer_ns / 1e6 / tokens,
-        "question_ms", per((double)r->question_ns / 1e6, r->samples), "question_tokens",
-        per((double)r->question_tokens, r->samples), "answer_tokens", (json_int_t)r->answer_tokens, "stopped",
-        per((double)r->stopped, r->samples), "visible_tokens", per((double)r->visible, r->samples));
-    json_t *counts =
-        json_pack("{s:I s:I s:I s:I s:I s:I s:I s:o}", "items", (json_int_t)r->gold, "matched", (json_int_t)r->matched,
-                  "additions", (json_int_t)r->additions, "missing_keys", (json_int_t)r->missing, "wrong_values",
-                  (json_int_t)r->wrong, "unread", (json_int_t)r->unread, "left_out", (json_int_t)r->left_out,
-                  "by_sample", samples_json(b, r));
-    json_object_update(row, more);
-    json_object_update(row, counts);
-    json_decref(more);
-    json_decref(counts);
+    double error, difference = difference_of(b, r, &error);
+    json_t *row = json_object();
+    set_text(row, "policy", r->reading->name);
+    set_number(row, "budget", 100 * r->budget);
+    set_number(row, "score", score_of(b, r));
+    set_count(row, "samples", r->samples);
+    set_count(row, "scored", r->scored);
+    set_number(row, "difference", difference);
+    set_number(row, "difference_error", error);
+    set_costs(row, r);
+    set_counts(row, r);
+    json_object_set_new(row, "by_sample", samples_json(b, r));
     if (r->rank)
         json_object_set_new(row, "shadowkv",
                             json_pack("{s:i s:i s:i}", "rank", (int)r->rank, "full_rank",
@@ -124,24 +170,43 @@ static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r
     return row;
 }
 
-json_t *lode_score_json(const lode_score_bench_t *b)
+static json_t *model_json(const lode_score_bench_t *b)
 {
     const lode_model_info_t *info = lode_model_info(lode_reader_model(b->readers[0]));
-    const lode_geometry_t *g = &info->geometry;
+    json_t *model = json_object();
+    set_text(model, "folder", b->model);
+    set_text(model, "family", info->family);
+    set_count(model, "parameters", info->parameters);
+    set_count(model, "layers", info->geometry.layers);
+    set_count(model, "heads", info->geometry.query_heads);
+    set_count(model, "kv_heads", info->geometry.kv_heads);
+    set_count(model, "head_dim", info->geometry.head_dim);
+    set_text(model, "products", info->products);
+    return model;
+}
+
+json_t *lode_score_json(const lode_score_bench_t *b)
+{
+    const char *transform = lode_config_get(b->config, "transform");
     char host[256] = "";
     gethostname(host, sizeof host - 1);
-    json_t *rows = json_array();
+    json_t *report = json_object(), *rows = json_array();
     for (uint32_t i = 0; i < b->row_count; i++)
         json_array_append_new(rows, row_json(b, &b->rows[i]));
-    const char *transform = b->config ? lode_config_get(b->config, "transform") : NULL;
-    return json_pack("{s:s s:s s:s? s:i s:{s:s s:s s:I s:i s:i s:i s:i s:s} s:s s:I s:f s:f s:f s:s s:i s:i s:i s:o}",
-                     "task", "text2json", "host", host, "transform", transform && *transform ? transform : NULL,
-                     "ranks", (int)b->job.ranks, "model", "folder", b->model, "family", info->family, "parameters",
-                     (json_int_t)info->parameters, "layers", (int)g->layers, "heads", (int)g->query_heads, "kv_heads",
-                     (int)g->kv_heads, "head_dim", (int)g->head_dim, "products", info->products, "samples_file",
-                     b->samples_path, "samples", (json_int_t)b->samples, "documents_per_sample",
-                     per((double)b->documents, b->samples), "tokens_per_sample",
-                     per((double)b->document_tokens, b->samples), "prefill_seconds", (double)b->prefill_ns / 1e9,
-                     "format", lode_format_name(b->format), "max_tokens", (int)b->most_tokens, "sinks", (int)b->sinks,
-                     "window", (int)b->window, "rows", rows);
+    set_text(report, "task", "text2json");
+    set_text(report, "host", host);
+    set_count(report, "ranks", b->job.ranks);
+    json_object_set_new(report, "model", model_json(b));
+    set_text(report, "samples_file", b->samples_path);
+    set_count(report, "samples", b->samples);
+    set_number(report, "documents_per_sample", per((double)b->documents, b->samples));
+    set_number(report, "tokens_per_sample", per((double)b->document_tokens, b->samples));
+    set_number(report, "prefill_seconds", (double)b->prefill_ns / 1e9);
+    set_text(report, "transform", transform && *transform ? transform : NULL);
+    set_text(report, "format", lode_format_name(b->format));
+    set_count(report, "max_tokens", b->most_tokens);
+    set_count(report, "sinks", b->sinks);
+    set_count(report, "window", b->window);
+    json_object_set_new(report, "rows", rows);
+    return report;
 }

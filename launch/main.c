@@ -5,6 +5,7 @@
 #include "bench/bench.h"
 #include "bench/job.h"
 #include "launch/ask.h"
+#include "launch/capture.h"
 #include "launch/client.h"
 #include "launch/info.h"
 
@@ -50,6 +51,7 @@ static const command_t commands[] = {
     {"health", NULL, NULL, "one line and an exit code", &lode_command_health},
     {"info", lode_command_info, NULL, "what this build and this machine can do"},
     {"bench", NULL, bench_commands, "measure, as a job of its own"},
+    {"capture", lode_capture_main, NULL, "keys, values and queries of a model that reads documents, to a file"},
     {"calibrate", lode_calibrate, NULL, "the transform in front of landmarks, from captures of a model"},
     {"generate", lode_generate, NULL, "write a capture of generated keys, values and queries, to try things with"},
     {"text2json", NULL, text2json_commands, "a task that looks up many facts: make samples, score outputs"},
