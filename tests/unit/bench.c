@@ -286,6 +286,8 @@ Test(capture, refuses_lying_tensors)
     refuse(r, "I64");
     r = good, r.positions = "\"positions\":{\"dtype\":\"I64\",\"shape\":[2],\"data_offsets\":[4608,4624]}";
     refuse(r, "q_positions");
+    r = good, r.more = ",\"k_positions\":{\"dtype\":\"I64\",\"shape\":[0],\"data_offsets\":[4624,4624]}";
+    refuse(r, "\"k_positions\" must be I64 of shape (5), the tokens");
 }
 
 Test(capture, refuses_lying_metadata)
