@@ -5,6 +5,7 @@ import numpy as np
 from model import RANGE
 
 IGNORE = -100
+FIRST_WEIGHT = 3.0  # of an answer's first token: the one that takes a choice
 
 
 class Encoder:
@@ -36,7 +37,7 @@ def pack(contexts, encoder, rng, document_loss=0.25):
     begins = [len(q) + 2 for q in questions]
     n, t = max(map(len, docs)), max(map(len, whole))
     n, t = -(-n // 8) * 8, -(-t // 8) * 8
-    tokens, positions, targets, kinds, answer_of = [], [], [], [], []
+    tokens, positions, targets, kinds, answer_of, weights = [], [], [], [], [], []
     document_at, question_at = [], []
     keys, own = np.zeros((c, d, n), bool), np.zeros((c, asked, t), bool)
     i = 0
@@ -67,12 +68,13 @@ def pack(contexts, encoder, rng, document_loss=0.25):
             wanted[begin - 1:-1] = ids[begin:]
             targets.append(wanted)
             answer_of.append(np.full(len(ids), i))
+            weights.append(np.where(np.arange(len(ids)) == begin - 1, FIRST_WEIGHT, 1.0).astype(np.float32))
             kinds.append(kind)
             i += 1
     return {'shape': (c, d, n, asked, t), 'tokens': np.array(tokens), 'positions': np.concatenate(positions),
             'targets': np.concatenate(targets), 'document_at': np.concatenate(document_at), 'split': split,
             'question_at': np.concatenate(question_at), 'keys': keys, 'own': own,
-            'answer_of': np.concatenate(answer_of), 'kinds': kinds}
+            'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights), 'kinds': kinds}
 
 
 def mask_of(keys, own):

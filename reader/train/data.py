@@ -288,14 +288,14 @@ def numbers_for(r, n):
     return sorted(r.sample(range(1, top + 1), n))
 
 
-def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), most_items=6):
+def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), most_items=6, near_names=0.25):
     """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`."""
     w = Words(rng, pieces, invented=rng.choice((0.3, 0.7, 1.0)))
     r = rng
-    random_one = r.random() < (0.35 if task != 'json' else 0.15)
+    random_one = r.random() < (0.2 if task != 'json' else 0.15)
     d = random_scheme(w) if random_one else r.choice(TABLES['domains'])
     style = r.choice(styles)
-    table = task == 'look' and r.random() < 0.12
+    table = task == 'look' and r.random() < 0.07
     kinds = [draw_kind(w, d) for _ in range(r.randint(2, 4) if documents < 40 else r.randint(3, 10))]
     places = [draw_value(w, d['attributes'][0]) for _ in range(r.randint(2, 4))]
     asked = None
@@ -308,7 +308,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
     entities, texts = [], []
     wanted = r.randint(0 if task == 'which' else 1, max(1, min(most_items, documents)))
     while len(texts) < documents:
-        near = r.choice(entities) if entities and r.random() < 0.25 else None
+        near = r.choice(entities) if entities and r.random() < near_names else None
         kind, where = r.choice(kinds), r.choice(places)
         is_item = False
         if task == 'json':

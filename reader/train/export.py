@@ -24,7 +24,7 @@ LAYER_NAMES = {'norm1': 'input_layernorm', 'norm2': 'post_attention_layernorm', 
 
 def load(checkpoint, tokenizer):
     saved = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    model = Reader(SIZES[saved['size']], *share_spaces(tokenizer)[:2])
+    model = Reader(SIZES[saved['size']], *share_spaces(tokenizer))
     model.load_state_dict(saved['model'])
     return model.eval(), saved
 

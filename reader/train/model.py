@@ -35,6 +35,22 @@ def rotate(x, cos, sin):
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
+WAVES = 32
+
+
+def number_features(texts):
+    """What the rows of groups of digits are made of: waves of the value, so that near ones are alike and greater can be
+    told from less, each digit at its place, and how many there are. All groups share what is learnt of these."""
+    rates = 2 * math.pi / torch.logspace(math.log10(6), math.log10(2400), WAVES // 2)
+    rows = []
+    for text in texts:
+        angle, digits = int(text) * rates, torch.zeros(3, 10)
+        for place, digit in enumerate(reversed(text)):
+            digits[place, int(digit)] = 1
+        rows.append(torch.cat((angle.sin(), angle.cos(), digits.flatten(), F.one_hot(torch.tensor(len(text) - 1), 3))))
+    return torch.stack(rows)
+
+
 class Layer(nn.Module):
     def __init__(self, size):
         super().__init__()
@@ -66,9 +82,9 @@ class Layer(nn.Module):
 
 
 class Reader(nn.Module):
-    """tied: token -> (row of the base table, whether a space comes first); the two share what they mean."""
+    """bases: the row of each token in the base table; spaced: whether a space comes first; the two share what they mean."""
 
-    def __init__(self, size, bases, spaced, numbers=None):
+    def __init__(self, size, bases, spaced, numbers):
         super().__init__()
         self.size = size
         hidden = size[0]
@@ -78,20 +94,15 @@ class Reader(nn.Module):
         self.space = nn.Parameter(torch.randn(hidden) * 0.3)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size[1]))
         self.norm = nn.Parameter(torch.full((hidden,), 0.15))
-        if numbers:
-            self.order_numbers(numbers)
-
-    def order_numbers(self, numbers):
-        """Rows of numbers begin as waves of their value, so that near ones are alike and greater can be told from less."""
+        self.register_buffer('number_rows', torch.tensor([row for row, _ in numbers]))
+        self.register_buffer('number_features', number_features([text for _, text in numbers]))
+        self.number_mix = nn.Parameter(torch.randn(self.number_features.shape[1], hidden) * 0.17)
         with torch.no_grad():
-            width = self.size[0] // 4
-            for row, value in numbers.items():
-                rates = 2 * math.pi / torch.logspace(math.log10(6), math.log10(2400), width // 2)
-                angle = value * rates
-                self.base[row, :width] = torch.cat((angle.sin(), angle.cos())) * 0.5
+            self.number_mix[:WAVES] = torch.eye(WAVES, hidden) * 0.5
 
     def table(self):
-        return self.base[self.base_of] + self.spaced * self.space
+        base = self.base.index_copy(0, self.number_rows, self.number_features @ self.number_mix)
+        return base[self.base_of] + self.spaced * self.space
 
     def forward(self, batch):
         """Hidden states after the last norm: of the documents' tokens, then of the questions'."""
@@ -139,15 +150,13 @@ def attend(layer, batch, q, k, v):
 
 
 def share_spaces(tokenizer):
-    """Base row and space flag of every token, and the rows whose token is a number up to 999."""
+    """Base row and space flag of every token, and the rows that are groups of digits, with their text."""
     vocab = tokenizer.get_vocab()
     names = {i: t for t, i in vocab.items()}
-    bases, spaced, rows, numbers = [], [], {}, {}
+    bases, spaced, rows = [], [], {}
     for i in range(len(names)):
         t = names[i]
         bare = t[1:] if t[0] == 'Ġ' and t[1:] in vocab else t
         bases.append(rows.setdefault(bare, len(rows)))
         spaced.append(float(bare != t))
-        if bare.isascii() and bare.isdigit() and (bare == '0' or bare[0] != '0'):
-            numbers[rows[bare]] = int(bare)
-    return bases, spaced, numbers
+    return bases, spaced, [(row, t) for t, row in rows.items() if t.isascii() and t.isdigit()]

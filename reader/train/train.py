@@ -48,12 +48,13 @@ def make_batch(rng, encoder, pieces, rungs, a):
     at = rung if rng.random() < 0.75 else rng.randint(0, rung)
     n = LADDER[at]
     rich = rich_of(rng, rung)
-    styles = ('card', 'card', 'prose') if rung < 3 else ('card', 'prose', 'mixed')
+    styles = ('card', 'card', 'prose') if rung < 5 else ('card', 'prose', 'mixed')
     questions = {'look': 8, 'which': 6, 'json': 3}[task]
     most = 2 if at < 4 else 3 if at < 6 else 6 if at < 9 else 12
     tokens = n * (35 + 70 * rich) + questions * (40 if task != 'json' else 100)
     c = max(1, int(a.tokens / tokens))
-    contexts = [data.context(rng, n, task, questions, pieces, rich, styles, most_items=most) for _ in range(c)]
+    contexts = [data.context(rng, n, task, questions, pieces, rich, styles, most_items=most,
+                             near_names=0.02 if rung < 5 else 0.15) for _ in range(c)]
     batch = pack(contexts, encoder, np.random.default_rng(rng.getrandbits(32)))
     batch['task'], batch['rung'], batch['at'] = task, rung, at
     return batch
@@ -78,7 +79,8 @@ def losses(model, batch, document_weight):
     logits = F.linear(hidden.index_select(0, places), table)
     each = F.cross_entropy(logits, chosen, reduction='none')
     of_answer = places >= batch['split']
-    answer = each[of_answer].mean()
+    weights = batch['weights'].index_select(0, places[of_answer] - batch['split'])
+    answer = (each[of_answer] * weights).sum() / weights.sum()
     document = each[~of_answer].mean() if bool((~of_answer).any()) else answer * 0
     with torch.no_grad():
         right = (logits[of_answer].argmax(-1) == chosen[of_answer]).float()
@@ -112,8 +114,9 @@ def options():
     p.add_argument('--shares', type=float, nargs=3, default=(0.5, 0.3, 0.2), help='of look-ups, which, json')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3)
-    p.add_argument('--document-loss', type=float, default=0.2)
+    p.add_argument('--document-loss', type=float, default=0.1)
     p.add_argument('--save-every', type=float, default=180)
+    p.add_argument('--climb', type=float, default=0.92, help='share of right tokens that ends a rung')
     p.add_argument('--compile', action='store_true')
     a = p.parse_args()
     if a.device == 'auto':
@@ -142,7 +145,8 @@ def main():
         saved = torch.load(path, map_location=a.device, weights_only=False)
         model.load_state_dict(saved['model'])
         muon.load_state_dict(saved['muon'])
-        adam.load_state_dict(saved['adam'])
+        if saved['adam']:
+            adam.load_state_dict(saved['adam'])
         state = saved['state']
         print('goes on from step %d, %.1f minutes' % (state['step'], state['seconds'] / 60), flush=True)
     context = multiprocessing.get_context('fork')
@@ -157,17 +161,17 @@ def main():
         w.terminate()
 
 
-def climb(state, rungs, batch, right):
+def climb(state, rungs, batch, right, a):
     """One more rung for a task whose answers' tokens are right often enough on its highest."""
     task, ema = TASKS.index(batch['task']), state['ema']
     if batch['at'] != rungs[task] or batch['rung'] != rungs[task]:
         return
     name = 'rung %d %d' % (task, rungs[task])
     count, value = ema.get(name, (0, 0.0))
-    value += (right - value) / min(count + 1, 15)
+    value += (right - value) / min(count + 1, 12)
     ema[name] = (count + 1, value)
     top = len(LADDER) - 3  # the rest belongs to the stage of long contexts
-    if count >= 15 and value > 0.93 and rungs[task] < top:
+    if count >= 10 and value > a.climb and rungs[task] < top:
         rungs[task] += 1
         state['rungs'] = list(rungs)
 
@@ -213,7 +217,7 @@ def run(a, model, muon, adam, state, rungs, queue):
         state['seconds'] += time.time() - begin
         batch['task'], batch['rung'], batch['at'] = raw['task'], raw['rung'], raw['at']
         note(state, batch, answer, document, right, whole)
-        climb(state, rungs, batch, right)
+        climb(state, rungs, batch, right, a)
         now = time.time()
         if now - last_print > 15:
             line = {'minutes': round(state['seconds'] / 60, 2), 'step': state['step'], 'tokens': state['tokens'],
