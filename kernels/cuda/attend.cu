@@ -349,8 +349,8 @@ __device__ __forceinline__ uint32_t query_coordinate(uint32_t step, uint32_t e, 
     return 32 * (step / 2) + 8 * j + 4 * (step % 2) + e;
 }
 
-/* The lane's part of a Hadamard transform of x, whose coordinates lie as query_coordinate() of HIGGS has them. */
-template <uint32_t N> __device__ __forceinline__ void hadamard_query(float (&x)[N])
+/* A Hadamard transform's additions among a lane's own coordinates, */
+template <uint32_t N> __device__ __forceinline__ void butterfly_own(float (&x)[N])
 {
 #pragma unroll
     for (uint32_t apart = 1; apart < N; apart *= 2)
@@ -361,13 +361,25 @@ template <uint32_t N> __device__ __forceinline__ void hadamard_query(float (&x)[
                 x[i] = a + b;
                 x[i + apart] = a - b;
             }
+}
+
+/* and among so many lanes side by side. */
+template <uint32_t LANES, uint32_t N> __device__ __forceinline__ void butterfly_lanes(float (&x)[N])
+{
 #pragma unroll
-    for (uint32_t apart = 1; apart < 4; apart *= 2)
+    for (uint32_t apart = 1; apart < LANES; apart *= 2)
 #pragma unroll
         for (uint32_t i = 0; i < N; i++) {
             float other = __shfl_xor_sync(~0u, x[i], apart);
             x[i] = threadIdx.x & apart ? other - x[i] : x[i] + other;
         }
+}
+
+/* The lane's part of a Hadamard transform of x, whose coordinates lie as query_coordinate() of HIGGS has them. */
+template <uint32_t N> __device__ __forceinline__ void hadamard_query(float (&x)[N])
+{
+    butterfly_own(x);
+    butterfly_lanes<4>(x);
 #pragma unroll
     for (uint32_t i = 0; i < N; i++)
         x[i] *= inverse_root<4 * N>();
@@ -782,22 +794,8 @@ template <class W> __device__ __forceinline__ void warp_end(uint32_t queries, fl
 /* A row whose coordinates lane + 32·i are in x[i]. */
 template <uint32_t N> __device__ __forceinline__ void hadamard_row(float (&x)[N])
 {
-#pragma unroll
-    for (uint32_t apart = 1; apart < 32; apart *= 2)
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++) {
-            float other = __shfl_xor_sync(~0u, x[i], apart);
-            x[i] = threadIdx.x & apart ? other - x[i] : x[i] + other;
-        }
-#pragma unroll
-    for (uint32_t apart = 1; apart < N; apart *= 2)
-#pragma unroll
-        for (uint32_t i = 0; i < N; i++)
-            if (!(i & apart)) {
-                float a = x[i], b = x[i + apart];
-                x[i] = a + b;
-                x[i + apart] = a - b;
-            }
+    butterfly_lanes<32>(x);
+    butterfly_own(x);
 #pragma unroll
     for (uint32_t i = 0; i < N; i++)
         x[i] *= inverse_root<32 * N>();
