@@ -30,6 +30,22 @@ typedef struct lode_problem {
  */
 lode_status_t lode_problem_split(const char *text, size_t bytes, lode_problem_t *problem);
 void lode_problem_free(lode_problem_t *problem);
+/** Leave at most so many documents, in their order: those that name an item of the answer, then others by chance. */
+void lode_problem_keep(lode_problem_t *problem, const json_t *gold, uint32_t most, uint64_t seed);
+
+/** A question about a problem's documents. */
+typedef struct lode_prompt {
+    const char *text;
+    size_t bytes;
+    char *own;         /**< the text, if it is not the problem's */
+    const char *value; /**< what is right; NULL: the whole answer. Borrowed from the gold */
+} lode_prompt_t;
+/**
+ * One question for each value of the answer: "What is the weight of Keldik Z290?"
+ * @param[out] prompts  (count); lode_prompts_free()
+ */
+lode_status_t lode_prompts_look_up(const json_t *gold, lode_prompt_t **prompts, uint32_t *count);
+void lode_prompts_free(lode_prompt_t *prompts, uint32_t count);
 
 /* ---------------------------------------------------------------- plain run */
 
@@ -87,10 +103,11 @@ lode_status_t lode_plain_ask(lode_plain_t *plain, const char *question, size_t b
 /**
  * From now on answer tokens attend as ShadowKV does; questions see everything, as its prefill does. Question and answer
  * stay as they are.
- * @param[in] rank    0: as published, 160, or of narrower keys the same share as of Llama-3.1-8B's
- * @param[in] budget  share of the documents' tokens, in chunks
+ * @param[in] rank      0: as published, 160, or of narrower keys the same share as of Llama-3.1-8B's
+ * @param[in] outliers  chunks a head that stay; all if there are fewer
+ * @param[in] budget    share of the documents' tokens, in chunks
  */
-lode_status_t lode_plain_shadow(lode_plain_t *plain, uint32_t rank, double budget);
+lode_status_t lode_plain_shadow(lode_plain_t *plain, uint32_t rank, uint32_t outliers, double budget);
 /** Dense again. */
 void lode_plain_unshadow(lode_plain_t *plain);
 /** Rank of the keys that `width` coordinates over all heads have in place of ShadowKV's 160 of 1024. */

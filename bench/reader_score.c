@@ -9,7 +9,6 @@
 #include "bench/bench.h"
 #include "bench/progress.h"
 #include "bench/reader_score.h"
-#include "kernels/kernels.h"
 
 static const lode_option_t score_options[] = {
     {"model", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
@@ -19,9 +18,13 @@ static const lode_option_t score_options[] = {
     {"budgets", "3.125%", LODE_OPTION_TEXT, NULL, 0, 0, "shares of the tokens, ascending; dense has none"},
     {"format", "bf16", LODE_OPTION_CHOICE, "bf16|fp8|higgs4", 0, 0, "how keys and values are stored"},
     {"limit", "0", LODE_OPTION_COUNT, NULL, 0, 0, "take the first so many samples; 0: all"},
+    {"documents", "0", LODE_OPTION_COUNT, NULL, 0, UINT32_MAX,
+     "of each sample, those that hold what is asked for and then others by chance; 0: all"},
+    {"look-ups", "no", LODE_OPTION_FLAG, NULL, 0, 0, "ask for each value of the answer by itself"},
     {"max-tokens", "1024", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "of an answer"},
     {"sinks", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "first tokens that are always chosen"},
     {"window", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "last tokens that are always chosen; the question always is"},
+    {"outliers", "48", LODE_OPTION_COUNT, NULL, 0, 65536, "shadowkv: chunks a head that stay; all if there are fewer"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0, "write the rows to this file"},
     {"predictions", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
      "write the answers to this file, for lodemark text2json score; with several rows to one file each, beside it"},
@@ -159,6 +162,9 @@ static lode_status_t read_wishes(lode_score_bench_t *b)
     LODE_TRY(lode_readings_parse(lode_options_get(o, "policies"), b->readings, &b->reading_count, &b->stores));
     LODE_TRY(read_budgets(lode_options_get(o, "budgets"), b));
     LODE_TRY(lode_format_parse(lode_options_get(o, "format"), &b->format));
+    b->most_documents = (uint32_t)lode_options_count(o, "documents");
+    b->outliers = (uint32_t)lode_options_count(o, "outliers");
+    b->look_ups = lode_options_flag(o, "look-ups");
     b->most_tokens = (uint32_t)lode_options_count(o, "max-tokens");
     b->sinks = (uint32_t)lode_options_count(o, "sinks");
     b->window = (uint32_t)lode_options_count(o, "window");
@@ -260,170 +266,24 @@ static lode_status_t join(lode_score_bench_t *b)
     return lode_job_agree(status);
 }
 
-/* ------------------------------------------------------------------- reading */
-
-/* This rank's documents, for each kind of landmark. */
-static lode_status_t ingest(lode_score_bench_t *b, const lode_problem_t *problem)
-{
-    lode_document_t *own = malloc(problem->count * sizeof *own);
-    uint32_t n = 0;
-    lode_status_t status = own ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for documents");
-    for (uint32_t i = b->job.rank; own && i < problem->count; i += b->job.ranks)
-        own[n++] = problem->documents[i];
-    for (uint32_t i = 0; i < b->stores && n && status == LODE_OK; i++)
-        status = lode_reader_ingest(b->readers[i], own, n, NULL, NULL, NULL);
-    free(own);
-    return status;
-}
-
-/* All blocks of the job's own cluster are of this sample. */
-static lode_status_t forget(lode_score_bench_t *b)
-{
-    uint32_t count = 0, got = 0;
-    for (uint32_t i = 0; i < b->stores; i++)
-        LODE_TRY(lode_reader_list(b->readers[i], NULL, 0));
-    LODE_TRY(lode_cluster_blocks(b->cluster, NULL, 0, &count));
-    lode_block_entry_t *entries = calloc(count + 1, sizeof *entries);
-    if (!entries)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory to list %u blocks", count);
-    lode_status_t status = lode_cluster_blocks(b->cluster, entries, count, &got);
-    for (uint32_t i = 0; i < got && i < count && status == LODE_OK; i++) {
-        lode_block_h block;
-        status = lode_block_open(b->cluster, entries[i].name, &block);
-        if (status == LODE_OK)
-            status = lode_block_drop(&block);
-    }
-    free(entries);
-    return status;
-}
-
-static lode_policy_t policy_of(const lode_score_bench_t *b, const lode_reading_row_t *row)
-{
-    return (lode_policy_t){.select =
-                               row->reading->kind == LODE_READING_DENSE ? LODE_SELECT_DENSE : LODE_SELECT_LANDMARK,
-                           .merge = LODE_MERGE_MAX,
-                           .budget_share = row->budget,
-                           .sinks = b->sinks,
-                           .window = b->window,
-                           .lost = LODE_LOST_FAIL};
-}
-
-static lode_status_t ask_reader(lode_score_bench_t *b, lode_reading_row_t *row, const lode_problem_t *problem,
-                                lode_answer_t *answer)
-{
-    const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->readers[0]))->geometry;
-    const lode_landmark_spec_t *landmark = &row->reading->landmark;
-    lode_asking_t asking = {.policy = policy_of(b, row), .sampling = {.top_p = 1}, .most_tokens = b->most_tokens};
-    LODE_TRY(
-        lode_reader_ask(b->readers[row->reading->store], problem->request, problem->request_bytes, &asking, answer));
-    row->moved += (double)answer->records_wanted * (double)lode_record_bytes(b->format, g->head_dim);
-    row->fetched += answer->bytes_fetched;
-    if (row->reading->kind == LODE_READING_LANDMARK)
-        row->landmarks +=
-            g->kv_heads * (double)lode_landmark_tile_bytes(landmark, g->head_dim) / LODE_TILE / landmark->chunk;
-    return LODE_OK;
-}
-
-static lode_status_t ask_shadow(lode_score_bench_t *b, lode_reading_row_t *row, const lode_problem_t *problem,
-                                lode_answer_t *answer)
-{
-    enum { BF16 = 2 };
-    double landmarks, residents;
-    LODE_TRY(lode_plain_shadow(&b->plain, row->reading->rank, row->budget));
-    LODE_TRY(lode_plain_ask(&b->plain, problem->request, problem->request_bytes, b->most_tokens, answer));
-    lode_plain_shadow_bytes(&b->plain, &landmarks, &residents);
-    row->moved += (double)b->plain.fetched * b->plain.geometry.head_dim * BF16;
-    row->landmarks += landmarks;
-    row->residents += residents;
-    row->rank = b->plain.shadow_params.rank;
-    row->outliers = b->plain.shadow_params.outliers;
-    return LODE_OK;
-}
-
-/* ------------------------------------------------------------------- scoring */
-
-static lode_status_t write_prediction(const lode_reading_row_t *row, const lode_answer_t *answer)
-{
-    if (!row->predictions)
-        return LODE_OK;
-    json_t *line = json_pack("{s:s%}", "prediction", answer->text, answer->bytes);
-    bool wrong = !line || json_dumpf(line, row->predictions, JSON_COMPACT) != 0 ||
-                 fputc('\n', row->predictions) == EOF || fflush(row->predictions) != 0;
-    json_decref(line);
-    return wrong ? lode_fail(LODE_ERR_IO, "%s cannot be written: %s", row->path, strerror(errno)) : LODE_OK;
-}
-
-static lode_status_t score_answer(lode_score_bench_t *b, lode_reading_row_t *row, uint64_t sample,
-                                  const lode_answer_t *answer)
-{
-    lode_text2json_score_t score;
-    LODE_TRY(lode_text2json_score(b->lines[sample].gold, answer->text, answer->bytes, &score));
-    row->samples++;
-    row->answer_tokens += answer->answer_tokens;
-    row->question_tokens += answer->question_tokens;
-    row->stopped += answer->stopped;
-    row->visible += answer->visible_tokens;
-    row->answer_ns += answer->answer_ns;
-    row->question_ns += answer->question_ns;
-    row->scores[sample] = score.left_out ? NAN : score.score;
-    row->left_out += score.left_out;
-    row->scored += !score.left_out;
-    row->unread += score.unread;
-    row->gold += score.gold;
-    row->matched += score.matched;
-    row->additions += score.additions;
-    row->missing += score.missing;
-    row->wrong += score.wrong;
-    return write_prediction(row, answer);
-}
-
-static lode_status_t ask_row(lode_score_bench_t *b, lode_reading_row_t *row, uint64_t sample,
-                             const lode_problem_t *problem)
-{
-    lode_answer_t answer = {0};
-    LODE_TRY(row->reading->kind == LODE_READING_SHADOW ? ask_shadow(b, row, problem, &answer)
-                                                       : ask_reader(b, row, problem, &answer));
-    lode_status_t status = score_answer(b, row, sample, &answer);
-    lode_answer_free(&answer);
-    return status;
-}
-
-static lode_status_t ask_all(lode_score_bench_t *b, uint64_t sample, const lode_problem_t *problem,
-                             lode_progress_t *progress)
-{
-    for (uint32_t i = 0; i < b->stores; i++)
-        LODE_TRY(lode_reader_list(b->readers[i], problem->documents, problem->count));
-    if (b->wants_plain)
-        LODE_TRY(lode_plain_read(&b->plain, problem->documents, problem->count, NULL, NULL));
-    for (uint32_t i = 0; i < b->row_count; i++) {
-        lode_status_t status = ask_row(b, &b->rows[i], sample, problem);
-        if (status != LODE_OK)
-            return lode_fail_within(status, "%s line %" PRIu64 ", policy %s: ", b->samples_path, sample + 1,
-                                    b->rows[i].reading->name);
-        lode_progress_at(progress, sample * b->row_count + i + 1);
-    }
-    b->documents += problem->count;
-    b->document_tokens = b->rows[0].visible;
-    return LODE_OK;
-}
-
 /* Ranks share the documents; rank 0 asks, and meanwhile the others sleep and serve. */
 static lode_status_t run_sample(lode_score_bench_t *b, uint64_t sample, lode_progress_t *progress)
 {
     lode_problem_t problem;
-    lode_status_t status = lode_problem_split(b->lines[sample].problem, b->lines[sample].bytes, &problem);
-    LODE_TRY(lode_job_agree(status));
+    const lode_task_line_t *line = &b->lines[sample];
+    LODE_TRY(lode_job_agree(lode_problem_split(line->problem, line->bytes, &problem)));
+    lode_problem_keep(&problem, line->gold, b->most_documents, sample);
     uint64_t begin = lode_now_ns();
-    status = lode_job_agree(ingest(b, &problem));
+    lode_status_t status = lode_job_agree(lode_score_ingest(b, &problem));
     b->prefill_ns += lode_now_ns() - begin;
     if (status == LODE_OK) {
-        status = b->job.rank == 0 ? ask_all(b, sample, &problem, progress) : LODE_OK;
+        status = b->job.rank == 0 ? lode_score_ask(b, sample, &problem, progress) : LODE_OK;
         lode_job_wait(&b->job);
         status = lode_job_agree(status);
     }
     lode_problem_free(&problem);
     if (status == LODE_OK && b->stores)
-        status = lode_job_agree(b->job.rank == 0 ? forget(b) : LODE_OK);
+        status = lode_job_agree(b->job.rank == 0 ? lode_score_forget(b) : LODE_OK);
     return status;
 }
 

@@ -8,6 +8,7 @@
 
 #include "bench/job.h"
 #include "bench/options.h"
+#include "bench/progress.h"
 #include "bench/reader_bench.h"
 #include "bench/text2json.h"
 
@@ -35,11 +36,13 @@ typedef struct lode_reading_row {
     const lode_reading_t *reading;
     double budget; /**< share */
     uint64_t samples, scored, left_out, unread, gold, matched, additions, missing, wrong;
-    double *scores; /**< (samples of the file) 0 to 1; NAN: left out */
+    uint64_t asked, same; /**< questions; of those, answered letter by letter as dense attention answers */
+    double *scores;       /**< (samples of the file) 0 to 1; NAN: left out */
     uint64_t answer_tokens, question_tokens, stopped, visible, answer_ns, question_ns;
+    uint64_t steps;              /**< of answers: the first token of one comes with its question */
     double moved;                /**< bytes of records, or of values, that answer tokens chose, whoever held them */
     uint64_t fetched;            /**< bytes that came from other ranks */
-    double landmarks, residents; /**< sums over samples of bytes a token, layer, over all KV heads */
+    double landmarks, residents; /**< of the last sample: bytes a token, layer, over all KV heads */
     uint32_t rank, outliers;     /**< SHADOW: of the last sample */
     FILE *predictions;
     char path[4096];
@@ -63,10 +66,19 @@ typedef struct lode_score_bench {
     lode_plain_t plain;
     bool wants_plain;
     lode_format_t format;
-    uint32_t most_tokens, sinks, window;
-    uint64_t document_tokens, documents; /**< of all samples */
+    uint32_t most_tokens, most_documents, sinks, window, outliers;
+    bool look_ups;
+    uint64_t documents; /**< of all samples */
     uint64_t prefill_ns;
 } lode_score_bench_t;
+
+/** This rank's documents, for each kind of landmark. */
+lode_status_t lode_score_ingest(lode_score_bench_t *bench, const lode_problem_t *problem);
+/** Ask and score a sample under every policy. */
+lode_status_t lode_score_ask(lode_score_bench_t *bench, uint64_t sample, const lode_problem_t *problem,
+                             lode_progress_t *progress);
+/** Drop the sample's blocks. */
+lode_status_t lode_score_forget(lode_score_bench_t *bench);
 
 /** The table, and with `--json F` the rows. By rank 0. */
 void lode_score_print(const lode_score_bench_t *bench);

@@ -28,15 +28,23 @@ static const lode_reading_row_t *dense_row(const lode_score_bench_t *b)
     return NULL;
 }
 
+/* Share of questions to which the answer is dense attention's, letter by letter. NAN: no dense row. */
+static double same_as_dense(const lode_score_bench_t *b, const lode_reading_row_t *row)
+{
+    if (row->reading->kind == LODE_READING_DENSE)
+        return 1;
+    return dense_row(b) ? per((double)row->same, row->asked) : NAN;
+}
+
 /* A rival is played in plain memory by plain code: what that takes says nothing about it. */
 static double ms_per_token(const lode_reading_row_t *row)
 {
-    return row->reading->kind == LODE_READING_SHADOW ? NAN : per((double)row->answer_ns / 1e6, row->answer_tokens);
+    return row->reading->kind == LODE_READING_SHADOW ? NAN : per((double)row->answer_ns / 1e6, row->steps);
 }
 
 static double ms_of_question(const lode_reading_row_t *row)
 {
-    return row->reading->kind == LODE_READING_SHADOW ? NAN : per((double)row->question_ns / 1e6, row->samples);
+    return row->reading->kind == LODE_READING_SHADOW ? NAN : per((double)row->question_ns / 1e6, row->asked);
 }
 
 /* Mean over samples of what a row has more than dense, and the standard error of that mean. NAN: no dense row. */
@@ -64,15 +72,21 @@ static void print_row(const lode_score_bench_t *b, const lode_reading_row_t *r)
     lode_print_number(6, "%.2f", score_of(b, r));
     lode_print_number(8, "%+.2f", difference);
     lode_print_number(6, "%.2f", error);
+    lode_print_number(6, "%.3f", same_as_dense(b, r));
     printf("  %11s %5llu %5llu %6llu ", found, (unsigned long long)r->additions,
            (unsigned long long)(r->wrong + r->missing), (unsigned long long)r->unread);
-    lode_print_number(10, "%.0f", per(r->moved, r->answer_tokens));
-    lode_print_number(9, "%.1f", per(r->landmarks, r->samples));
-    lode_print_number(9, "%.1f", per(r->residents, r->samples));
+    lode_print_number(10, "%.0f", per(r->moved, r->steps));
+    lode_print_number(9, "%.1f", r->landmarks);
+    lode_print_number(9, "%.1f", r->residents);
     printf(" ");
     lode_print_number(8, "%.2f", ms_per_token(r));
     lode_print_number(9, "%.1f", ms_of_question(r));
     printf("\n");
+}
+
+static double tokens_of(const lode_score_bench_t *b)
+{
+    return per((double)b->rows[0].visible, b->rows[0].asked);
 }
 
 void lode_score_print(const lode_score_bench_t *b)
@@ -81,12 +95,11 @@ void lode_score_print(const lode_score_bench_t *b)
     printf("%s: %s, %.1f M parameters, %u layers, %u KV heads of %u\n%llu samples, %.0f documents and %.0f tokens a "
            "sample, %u rank%s, %s records\n\n",
            b->model, info->family, (double)info->parameters / 1e6, info->geometry.layers, info->geometry.kv_heads,
-           info->geometry.head_dim, (unsigned long long)b->samples, per((double)b->documents, b->samples),
-           per((double)b->document_tokens, b->samples), b->job.ranks, b->job.ranks == 1 ? "" : "s",
-           lode_format_name(b->format));
-    printf("%-18s %7s  %6s %8s %6s  %11s %5s %5s %6s  %10s %9s %9s  %8s %9s\n", "policy", "budget", "score", "- dense",
-           "+-", "found/items", "added", "wrong", "unread", "B/token", "landmarks", "resident", "ms/token",
-           "ms asking");
+           info->geometry.head_dim, (unsigned long long)b->samples, per((double)b->documents, b->samples), tokens_of(b),
+           b->job.ranks, b->job.ranks == 1 ? "" : "s", lode_format_name(b->format));
+    printf("%-18s %7s  %6s %8s %6s %6s  %11s %5s %5s %6s  %10s %9s %9s  %8s %9s\n", "policy", "budget", "score",
+           "- dense", "+-", "same", "found/items", "added", "wrong", "unread", "B/token", "landmarks", "resident",
+           "ms/token", "ms asking");
     for (uint32_t i = 0; i < b->row_count; i++) {
         const lode_reading_row_t *r = &b->rows[i];
         print_row(b, r);
@@ -125,16 +138,16 @@ static void set_text(json_t *object, const char *key, const char *value)
 
 static void set_costs(json_t *row, const lode_reading_row_t *r)
 {
-    set_number(row, "bytes_per_token", per(r->moved, r->answer_tokens));
-    set_number(row, "fetched_bytes_per_token", per((double)r->fetched, r->answer_tokens));
-    set_number(row, "landmark_bytes_per_token", per(r->landmarks, r->samples));
-    set_number(row, "resident_bytes_per_token", per(r->residents, r->samples));
+    set_number(row, "bytes_per_token", per(r->moved, r->steps));
+    set_number(row, "fetched_bytes_per_token", per((double)r->fetched, r->steps));
+    set_number(row, "landmark_bytes_per_token", r->landmarks);
+    set_number(row, "resident_bytes_per_token", r->residents);
     set_number(row, "ms_per_token", ms_per_token(r));
     set_number(row, "question_ms", ms_of_question(r));
-    set_number(row, "question_tokens", per((double)r->question_tokens, r->samples));
+    set_number(row, "question_tokens", per((double)r->question_tokens, r->asked));
     set_count(row, "answer_tokens", r->answer_tokens);
-    set_number(row, "stopped", per((double)r->stopped, r->samples));
-    set_number(row, "visible_tokens", per((double)r->visible, r->samples));
+    set_number(row, "stopped", per((double)r->stopped, r->asked));
+    set_number(row, "visible_tokens", per((double)r->visible, r->asked));
 }
 
 static void set_counts(json_t *row, const lode_reading_row_t *r)
@@ -160,6 +173,8 @@ static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r
     set_count(row, "scored", r->scored);
     set_number(row, "difference", difference);
     set_number(row, "difference_error", error);
+    set_count(row, "asked", r->asked);
+    set_number(row, "same_as_dense", same_as_dense(b, r));
     set_costs(row, r);
     set_counts(row, r);
     json_object_set_new(row, "by_sample", samples_json(b, r));
@@ -193,14 +208,14 @@ json_t *lode_score_json(const lode_score_bench_t *b)
     json_t *report = json_object(), *rows = json_array();
     for (uint32_t i = 0; i < b->row_count; i++)
         json_array_append_new(rows, row_json(b, &b->rows[i]));
-    set_text(report, "task", "text2json");
+    set_text(report, "task", b->look_ups ? "look-ups" : "text2json");
     set_text(report, "host", host);
     set_count(report, "ranks", b->job.ranks);
     json_object_set_new(report, "model", model_json(b));
     set_text(report, "samples_file", b->samples_path);
     set_count(report, "samples", b->samples);
     set_number(report, "documents_per_sample", per((double)b->documents, b->samples));
-    set_number(report, "tokens_per_sample", per((double)b->document_tokens, b->samples));
+    set_number(report, "tokens_per_sample", tokens_of(b));
     set_number(report, "prefill_seconds", (double)b->prefill_ns / 1e9);
     set_text(report, "transform", transform && *transform ? transform : NULL);
     set_text(report, "format", lode_format_name(b->format));

@@ -86,7 +86,7 @@ static lode_status_t make_shadows(lode_plain_t *p)
     return status;
 }
 
-lode_status_t lode_plain_shadow(lode_plain_t *p, uint32_t rank, double budget)
+lode_status_t lode_plain_shadow(lode_plain_t *p, uint32_t rank, uint32_t outliers, double budget)
 {
     uint32_t width = p->geometry.kv_heads * p->geometry.head_dim;
     uint64_t chunks = count_chunks(p);
@@ -96,7 +96,7 @@ lode_status_t lode_plain_shadow(lode_plain_t *p, uint32_t rank, double budget)
     /* The question comes after the documents and stays, and is longer than the published local chunks. */
     p->shadow_params = (lode_shadow_params_t){.rank = rank ? rank : lode_shadow_rank(width),
                                               .chunk = lode_shadow_published.chunk,
-                                              .outliers = lode_shadow_published.outliers,
+                                              .outliers = outliers,
                                               .local = 0};
     if (p->shadow_params.outliers > chunks)
         p->shadow_params.outliers = (uint32_t)chunks;

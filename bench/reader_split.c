@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bench/reader_bench.h"
+#include "bench/text2json_inside.h"
 
 #define HEADER "Document "
 #define REQUEST "Request:"
@@ -127,4 +128,116 @@ void lode_problem_free(lode_problem_t *problem)
     free(problem->documents);
     free(problem->names);
     *problem = (lode_problem_t){0};
+}
+
+/* --------------------------------------------------------------------- keeping */
+
+static bool names_an_item(const lode_document_t *document, const json_t *gold)
+{
+    const json_t *item;
+    size_t i;
+    json_array_foreach(gold, i, item)
+    {
+        const json_t *name = json_object_get(item, "name");
+        if (memmem(document->text, document->bytes, json_string_value(name), json_string_length(name)))
+            return true;
+    }
+    return false;
+}
+
+void lode_problem_keep(lode_problem_t *problem, const json_t *gold, uint32_t most, uint64_t seed)
+{
+    lode_random_t random = {.seed = lode_mix(seed, most)};
+    uint32_t kept = 0, needed = 0, others = 0;
+    if (!most || most >= problem->count)
+        return;
+    for (uint32_t i = 0; i < problem->count; i++)
+        needed += names_an_item(&problem->documents[i], gold);
+    uint32_t wanted = most > needed ? most - needed : 0, left = problem->count - needed;
+    for (uint32_t i = 0; i < problem->count; i++) {
+        bool keep = names_an_item(&problem->documents[i], gold);
+        if (!keep) { /* every set of the others is equally likely */
+            keep = lode_random_below(&random, left--) < wanted - others;
+            others += keep;
+        }
+        if (keep)
+            problem->documents[kept++] = problem->documents[i];
+    }
+    problem->count = kept;
+}
+
+/* -------------------------------------------------------------------- look-ups */
+
+/* How people call what a key stands for; of a domain that has all keys of the item. */
+static const char *label_of(const char *key, const json_t *item)
+{
+    const char *found = key, *other;
+    json_t *value;
+    for (uint32_t d = 0; d < LODE_TEXT2JSON_DOMAINS; d++) {
+        uint32_t matched = 0;
+        const char *label = NULL;
+        json_object_foreach((json_t *)(uintptr_t)item, other, value) for (uint32_t i = 0; i < LODE_ATTRIBUTES; i++)
+        {
+            bool same = strcmp(lode_domains[d].attributes[i].key, other) == 0;
+            matched += same;
+            if (same && strcmp(other, key) == 0)
+                label = lode_domains[d].attributes[i].label;
+        }
+        if (label && matched + 1 == json_object_size(item))
+            found = label;
+    }
+    return found;
+}
+
+static lode_status_t add_prompt(const char *key, const json_t *item, const json_t *value, lode_prompt_t *prompt)
+{
+    char label[64];
+    snprintf(label, sizeof label, "%s", label_of(key, item));
+    for (char *c = label; *c; c++)
+        *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 'a' - 'A' : *c);
+    int bytes =
+        asprintf(&prompt->own, "What is the %s of %s?", label, json_string_value(json_object_get(item, "name")));
+    if (bytes < 0) {
+        prompt->own = NULL;
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a question");
+    }
+    prompt->text = prompt->own;
+    prompt->bytes = (size_t)bytes;
+    prompt->value = json_string_value(value);
+    return LODE_OK;
+}
+
+lode_status_t lode_prompts_look_up(const json_t *gold, lode_prompt_t **out, uint32_t *out_count)
+{
+    lode_prompt_t *prompts = calloc(2 * json_array_size(gold) + 1, sizeof *prompts);
+    lode_status_t status = prompts ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for questions");
+    uint32_t count = 0;
+    const json_t *item;
+    size_t i;
+    for (i = 0; status == LODE_OK && i < json_array_size(gold); i++) {
+        const char *key;
+        json_t *value;
+        item = json_array_get(gold, i);
+        json_object_foreach((json_t *)(uintptr_t)item, key, value)
+        {
+            if (strcmp(key, "name") == 0 || status != LODE_OK)
+                continue;
+            status = add_prompt(key, item, value, &prompts[count]);
+            count += status == LODE_OK;
+        }
+    }
+    if (status != LODE_OK) {
+        lode_prompts_free(prompts, count);
+        return status;
+    }
+    *out = prompts;
+    *out_count = count;
+    return LODE_OK;
+}
+
+void lode_prompts_free(lode_prompt_t *prompts, uint32_t count)
+{
+    for (uint32_t i = 0; prompts && i < count; i++)
+        free(prompts[i].own);
+    free(prompts);
 }

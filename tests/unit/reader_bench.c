@@ -9,6 +9,7 @@
 
 TestSuite(split, .timeout = 60);
 TestSuite(readings, .timeout = 60);
+TestSuite(look_ups, .timeout = 60);
 
 /* ------------------------------------------------------------------ problems */
 
@@ -90,6 +91,63 @@ Test(split, a_made_sample_comes_apart_without_loss)
         lode_problem_free(&p);
         lode_text2json_sample_free(&sample);
     }
+}
+
+/* ------------------------------------------------------------------ look-ups */
+
+static json_t *gold_of(const char *text)
+{
+    json_t *gold = json_loads(text, 0, NULL);
+    cr_assert(gold && lode_text2json_check_gold(gold) == LODE_OK, "%s", lode_error_message());
+    return gold;
+}
+
+Test(look_ups, every_value_is_asked_for_by_its_label)
+{
+    json_t *gold = gold_of("[{\"name\":\"Keldik Z290\",\"weight\":\"5110 g\",\"material\":\"bamboo\"},"
+                           "{\"name\":\"Dr. Holm\",\"phone\":\"030 55\",\"aura\":\"blue\"}]");
+    lode_prompt_t *prompts;
+    uint32_t count;
+    cr_assert(lode_prompts_look_up(gold, &prompts, &count) == LODE_OK && count == 4);
+    cr_expect(strcmp(prompts[0].text, "What is the weight of Keldik Z290?") == 0, "%s", prompts[0].text);
+    cr_expect(strcmp(prompts[0].value, "5110 g") == 0 && prompts[0].bytes == strlen(prompts[0].text));
+    cr_expect(strcmp(prompts[1].text, "What is the body of Keldik Z290?") == 0 || strstr(prompts[1].text, "material"),
+              "%s", prompts[1].text);
+    cr_expect(strcmp(prompts[3].text, "What is the aura of Dr. Holm?") == 0, "a key nobody knows is its own label");
+    lode_prompts_free(prompts, count);
+    json_decref(gold);
+}
+
+Test(look_ups, documents_that_are_needed_stay)
+{
+    json_t *gold = gold_of("[{\"name\":\"Ann\",\"a\":\"1\",\"b\":\"2\"},{\"name\":\"Bob\",\"a\":\"3\",\"b\":\"4\"}]");
+    const char *text = "Document 1\nx\nDocument 2\nBob is 3.\nDocument 3\ny\nDocument 4\nz\nDocument 5\nAnn is 1.\n"
+                       "Document 6\nw\nRequest: all";
+    bool chosen[6] = {false};
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        lode_problem_t p = split(text);
+        lode_problem_keep(&p, gold, 3, seed);
+        cr_assert(p.count == 3);
+        uint32_t last = 0, needed = 0;
+        for (uint32_t i = 0; i < p.count; i++) {
+            uint32_t number = (uint32_t)strtoul(p.documents[i].name + 9, NULL, 10);
+            cr_expect(number > last, "in their order");
+            last = number;
+            needed += number == 2 || number == 5;
+            chosen[number - 1] = true;
+        }
+        cr_expect(needed == 2);
+        lode_problem_free(&p);
+    }
+    for (uint32_t i = 0; i < 6; i++)
+        cr_expect(chosen[i], "document %u was never taken", i + 1);
+    lode_problem_t p = split(text);
+    lode_problem_keep(&p, gold, 0, 1);
+    cr_expect(p.count == 6);
+    lode_problem_keep(&p, gold, 1, 1);
+    cr_expect(p.count == 2, "what is needed stays, whatever is asked for");
+    lode_problem_free(&p);
+    json_decref(gold);
 }
 
 /* ------------------------------------------------------------------ policies */

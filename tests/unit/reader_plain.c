@@ -185,11 +185,11 @@ Test(plain, shadowkv_of_full_rank_and_budget_is_dense, .init = open_all, .fini =
     uint64_t first = answer.question_tokens; /* the first answer token's query */
     float *dense = malloc(row * sizeof *dense);
     memcpy(dense, plain.q[g->layers - 1] + first * row, row * sizeof *dense);
-    cr_assert(lode_plain_shadow(&plain, width, 1) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_plain_shadow(&plain, width, 48, 1) == LODE_OK, "%s", lode_error_message());
     ask(2, &again);
     double full = difference(plain.q[g->layers - 1] + first * row, dense, row);
     cr_expect(full < 3e-2, "%g: bf16 is all that separates them", full);
-    cr_assert(lode_plain_shadow(&plain, 1, 1) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_plain_shadow(&plain, 1, 8, 1) == LODE_OK, "%s", lode_error_message());
     lode_answer_free(&again);
     ask(2, &again);
     double least = difference(plain.q[g->layers - 1] + first * row, dense, row);
@@ -205,7 +205,7 @@ Test(plain, shadowkv_fetches_what_its_budget_says, .init = open_all, .fini = clo
     lode_answer_t answer;
     double landmarks, residents;
     read_long(24);
-    cr_assert(lode_plain_shadow(&plain, 0, 0.05) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_plain_shadow(&plain, 0, 6, 0.05) == LODE_OK, "%s", lode_error_message());
     cr_expect(plain.shadow_params.rank == lode_shadow_rank(g->kv_heads * g->head_dim));
     ask(3, &answer);
     uint64_t heads = (uint64_t)g->layers * g->kv_heads, steps = answer.answer_tokens - 1;
