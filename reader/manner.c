@@ -126,7 +126,7 @@ static lode_status_t read_positions(const json_t *file, lode_manner_t *manner)
     return LODE_OK;
 }
 
-lode_status_t lode_manner_read(const json_t *file, lode_tokenizer_h tokenizer, lode_manner_t *manner)
+static lode_status_t read_file(const json_t *file, lode_tokenizer_h tokenizer, lode_manner_t *manner)
 {
     const json_t *version = json_object_get(file, "version");
     if (!json_is_object(file))
@@ -207,32 +207,34 @@ static lode_status_t check_room(const lode_manner_t *manner, lode_tokenizer_h to
     return LODE_OK;
 }
 
-static lode_status_t open_file(const char *path, lode_tokenizer_h tokenizer, lode_manner_t *manner)
+lode_status_t lode_manner_read(const json_t *file, const char *folder, lode_tokenizer_h tokenizer, uint32_t context,
+                               lode_manner_t *manner)
 {
-    json_t *file;
-    if (access(path, F_OK) != 0 && errno == ENOENT)
-        return LODE_OK;
-    LODE_TRY(lode_read_json(path, FILE_MAX, &file));
-    lode_status_t status = lode_manner_read(file, tokenizer, manner);
-    json_decref(file);
-    return status == LODE_OK ? LODE_OK : lode_fail_within(status, "%s: ", path);
+    lode_manner_t made = {.range = context};
+    lode_status_t status = file ? read_file(file, tokenizer, &made) : LODE_OK;
+    if (status == LODE_OK)
+        status = fill_in(folder, tokenizer, &made);
+    if (status == LODE_OK)
+        status = check_room(&made, tokenizer);
+    if (status != LODE_OK)
+        lode_manner_free(&made);
+    else
+        *manner = made;
+    return status;
 }
 
 lode_status_t lode_manner_open(const char *folder, lode_tokenizer_h tokenizer, uint32_t context, lode_manner_t *manner)
 {
     char path[4096];
-    lode_manner_t made = {.range = context};
+    json_t *file = NULL;
     if (snprintf(path, sizeof path, "%s/reader.json", folder) >= (int)sizeof path)
         return lode_fail(LODE_ERR_INVALID, "a path of %zu bytes is too long", strlen(folder));
-    lode_status_t status = open_file(path, tokenizer, &made);
-    if (status == LODE_OK)
-        status = fill_in(folder, tokenizer, &made);
-    if (status == LODE_OK && (status = check_room(&made, tokenizer)) != LODE_OK)
-        lode_fail_within(status, "%s: ", path);
+    if (access(path, F_OK) == 0 || errno != ENOENT)
+        LODE_TRY(lode_read_json(path, FILE_MAX, &file));
+    lode_status_t status = lode_manner_read(file, folder, tokenizer, context, manner);
     if (status != LODE_OK)
-        lode_manner_free(&made);
-    else
-        *manner = made;
+        lode_fail_within(status, "%s: ", file ? path : folder);
+    json_decref(file);
     return status;
 }
 

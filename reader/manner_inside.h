@@ -9,9 +9,12 @@
 #include "reader/tokenizer_inside.h"
 
 /**
- * Read reader.json into a manner whose range is the model's context; what the file leaves out stays NULL or zero. Call
- * lode_manner_free() whatever it returns.
+ * A manner from reader.json.
+ * @param[in] file    NULL: there is none
+ * @param[in] folder  whose config.json and generation_config.json name the tokens that end an answer, if @p file names
+ *                    no stops
  */
-lode_status_t lode_manner_read(const json_t *file, lode_tokenizer_h tokenizer, lode_manner_t *manner);
+lode_status_t lode_manner_read(const json_t *file, const char *folder, lode_tokenizer_h tokenizer, uint32_t context,
+                               lode_manner_t *manner);
 
 #endif

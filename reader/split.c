@@ -11,7 +11,10 @@
 #include "reader/tokenizer_inside.h"
 #include "reader/utf8.h"
 
-enum { PATTERN_MAX = 4096, STEPS_MAX = 20000000, DEPTH_MAX = 4 };
+enum { PATTERN_MAX = 4096, DEPTH_MAX = 4 };
+
+/* How far a match may go back: patterns in use do so a few times for each byte of a run of spaces. */
+enum { STEPS = 10000, STEPS_A_BYTE = 32 };
 
 static const char gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
@@ -92,8 +95,9 @@ static lode_status_t rewrite_plain(rewriting_t *r)
         return refuse(r, "a group");
     if (*r->from == '^' || *r->from == '$')
         return refuse(r, "an anchor");
-    if (r->from[0] == '}' && r->from[1] == '+')
-        return refuse(r, "a repetition of a repetition");
+    if ((r->from[0] == '}' && r->from[1] && strchr("+?", r->from[1])) ||
+        (r->from[0] == '{' && !(r->from[1] >= '0' && r->from[1] <= '9')))
+        return refuse(r, "a repetition");
     if (*r->from == '[') {
         r->in_class = true;
         size_t opening = r->from[1] == '^' ? 2 : 1;
@@ -249,6 +253,8 @@ static lode_status_t find_next(const running_t *run, const lode_cut_t *stage, co
                                size_t from, bool *found)
 {
     PCRE2_SPTR subject = (PCRE2_SPTR)text;
+    size_t steps = STEPS + STEPS_A_BYTE * (bytes - from);
+    pcre2_set_match_limit(run->limits, steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX);
     int rc = pcre2_match(stage->code, subject, bytes, from, PCRE2_NO_UTF_CHECK, stage->match, run->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
         rc = pcre2_match(stage->code, subject, bytes, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, stage->match,
@@ -295,7 +301,6 @@ lode_status_t lode_splitter_run(const lode_splitter_t *splitter, uint32_t stage,
     running_t run = {splitter, pcre2_match_context_create(NULL), piece, self};
     if (!run.limits)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a pattern");
-    pcre2_set_match_limit(run.limits, STEPS_MAX);
     lode_status_t status = run_stage(&run, stage, text, bytes);
     pcre2_match_context_free(run.limits);
     return status;

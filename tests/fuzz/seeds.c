@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* seeds DIR: valid inputs for the fuzzers to start from, in DIR/capture, DIR/message, DIR/session,
- * DIR/options and DIR/scores. */
+ * DIR/options, DIR/scores, DIR/tokenizer and DIR/manner. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -187,6 +187,37 @@ static void save_scores(void)
     save("scores", "rows", rows, strlen(rows));
 }
 
+/* A file and a text, as fuzz_tokenizer and fuzz_manner take them. */
+static void save_pair(const char *target, const char *name, const char *file, const char *text)
+{
+    char pair[4096];
+    int bytes = snprintf(pair, sizeof pair, "%s%c%s", file, 0, text);
+    save(target, name, pair, (size_t)bytes);
+}
+
+static void save_reader(void)
+{
+    static const char text[] = "It's 12 lamps,\n\n  isn't it?\xe4\xbb\xb7 <|end|>e\xcc\x81";
+    save_pair("tokenizer", "gpt2", "{\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}}", text);
+    save_pair("tokenizer", "sequence",
+              "{\"normalizer\": {\"type\": \"NFC\"}, \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": "
+              "[{\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?i:'s|'t)|[^\\r\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|"
+              "\\\\p{N}{1,3}|\\\\s+(?!\\\\S)|\\\\s+\"}, \"behavior\": \"Isolated\"}, {\"type\": \"Split\", "
+              "\"pattern\": {\"String\": \"12\"}, \"behavior\": \"Removed\", \"invert\": true}, "
+              "{\"type\": \"ByteLevel\", \"use_regex\": false}]}}",
+              text);
+    save_pair("tokenizer", "model",
+              "{\"model\": {\"ignore_merges\": true, \"merges\": [\"t h\", [\"i\", \"t\"]]}, \"post_processor\": "
+              "{\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<|end|>\"}}]}, "
+              "\"added_tokens\": [{\"id\": 300, \"content\": \"<|end|>\", \"normalized\": true}]}",
+              text);
+    save_pair("manner", "all",
+              "{\"version\": 1, \"document\": \"<|end|>{text}\", \"question\": \"{question}?\", "
+              "\"stop\": [\"<|end|>\", \"12\"], \"positions\": \"shared\", \"range\": 20}",
+              text);
+    save_pair("manner", "none", "{\"version\": 1}", text);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -201,5 +232,6 @@ int main(int argc, char **argv)
     save_session();
     save_options();
     save_scores();
+    save_reader();
     return 0;
 }

@@ -306,6 +306,8 @@ static const struct wrong_file {
     {"pre_tokenizer", SPLIT("^a"), LODE_ERR_UNSUPPORTED, "an anchor"},
     {"pre_tokenizer", SPLIT("a$"), LODE_ERR_UNSUPPORTED, "an anchor"},
     {"pre_tokenizer", SPLIT("a{2}+"), LODE_ERR_UNSUPPORTED, "a repetition"},
+    {"pre_tokenizer", SPLIT("a{2}?"), LODE_ERR_UNSUPPORTED, "a repetition"},
+    {"pre_tokenizer", SPLIT("a{,2}"), LODE_ERR_UNSUPPORTED, "a repetition"},
     {"pre_tokenizer", SPLIT("(?<n>a)"), LODE_ERR_UNSUPPORTED, "a group"},
     {"pre_tokenizer", SPLIT("(*UCP)a"), LODE_ERR_UNSUPPORTED, "a group"},
     {"post_processor", "{\"type\": \"BertProcessing\"}", LODE_ERR_UNSUPPORTED, "BertProcessing"},
