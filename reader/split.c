@@ -41,10 +41,10 @@ static void copy(rewriting_t *r, const char *text, size_t count)
 /* \p{..} of a general category: one or two letters. Scripts and other properties mean different sets in the two. */
 static lode_status_t rewrite_property(rewriting_t *r)
 {
-    const char *name = r->from + 3, *end = strchr(name, '}');
+    const char *name = r->from[2] == '{' ? r->from + 3 : "", *end = strchr(name, '}');
     size_t length = end ? (size_t)(end - name) : 0;
     size_t letters = length && *name == '^' ? length - 1 : length;
-    if (r->from[2] != '{' || letters < 1 || letters > 2 || !strchr("LMNPSZC", end[-(ptrdiff_t)letters]))
+    if (letters < 1 || letters > 2 || !strchr("LMNPSZC", end[-(ptrdiff_t)letters]))
         return refuse(r, "a property other than a general category");
     copy(r, r->from, 3 + length + 1);
     r->from += 3 + length + 1;
