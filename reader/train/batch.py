@@ -2,7 +2,7 @@
 """Contexts of text to arrays for the model."""
 import numpy as np
 
-from model import RANGE
+from model import RANGE, share_spaces
 
 IGNORE = -100
 FIRST_WEIGHT = 3.0  # of an answer's first token: the one that takes a choice
@@ -11,6 +11,7 @@ FIRST_WEIGHT = 3.0  # of an answer's first token: the one that takes a choice
 class Encoder:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
+        self.base = np.array(share_spaces(tokenizer)[0])
         tokenizer.encode_special_tokens = True  # what texts hold is data, "<|end|>" too
         self.doc, self.ask, self.answer, self.end = (tokenizer.token_to_id('<|%s|>' % x) for x in ('doc', 'ask', 'answer', 'end'))
 
@@ -24,26 +25,37 @@ class Encoder:
         return [self.ask] + ids + [self.answer]
 
 
+def stands(base, ids, document):
+    """Where tokens stand in a document's, with or without spaces; the last place, as a card's first line is its name."""
+    wanted, there = base[ids], base[document]
+    for i in range(len(there) - len(wanted), 0, -1):
+        if there[i] == wanted[0] and (there[i:i + len(wanted)] == wanted).all():
+            return i
+    return None
+
+
 def pack(contexts, encoder, rng, document_loss=0.25):
     """Contexts with as many documents and questions each (those with fewer get empty ones) to one batch of arrays."""
     c = len(contexts)
     d = max(len(x['documents']) for x in contexts)
     asked = max(len(x['questions']) for x in contexts)
     docs = encoder.encode([t for x in contexts for t in x['documents']])
-    questions = encoder.encode([q for x in contexts for _, q, _ in x['questions']])
-    answers = encoder.encode([a for x in contexts for _, _, a in x['questions']])
+    questions = encoder.encode([q for x in contexts for _, q, *_ in x['questions']])
+    answers = encoder.encode([a for x in contexts for _, _, a, *_ in x['questions']])
     docs = [encoder.document(ids) for ids in docs]
     whole = [encoder.question(q) + a + [encoder.end] for q, a in zip(questions, answers)]
     begins = [len(q) + 2 for q in questions]
     n, t = max(map(len, docs)), max(map(len, whole))
     n, t = -(-n // 8) * 8, -(-t // 8) * 8
     tokens, positions, targets, kinds, answer_of, weights = [], [], [], [], [], []
-    document_at, question_at = [], []
+    document_at, question_at, seeking, sought, starts, first_of = [], [], [], [], [], []
     keys, own = np.zeros((c, d, n), bool), np.zeros((c, asked, t), bool)
     i = 0
     for at, x in enumerate(contexts):
+        first_of.append(i)
         for j in range(len(x['documents'])):
             ids = docs[i]
+            starts.append(len(tokens))
             i += 1
             row = (at * d + j) * n
             document_at.append(np.arange(row, row + len(ids)))
@@ -57,7 +69,7 @@ def pack(contexts, encoder, rng, document_loss=0.25):
     split, targets = len(tokens), [targets]
     i = 0
     for at, x in enumerate(contexts):
-        for j, (kind, _, _) in enumerate(x['questions']):
+        for j, (kind, _, _, *where) in enumerate(x['questions']):
             ids, begin = whole[i], begins[i]
             row = (at * asked + j) * t
             question_at.append(np.arange(row, row + len(ids)))
@@ -70,10 +82,16 @@ def pack(contexts, encoder, rng, document_loss=0.25):
             answer_of.append(np.full(len(ids), i))
             weights.append(np.where(np.arange(len(ids)) == begin - 1, FIRST_WEIGHT, 1.0).astype(np.float32))
             kinds.append(kind)
+            if where and where[0] is not None:
+                found = stands(encoder.base, ids[begin:-1], docs[first_of[at] + where[0]])
+                if found is not None:
+                    seeking += range(len(tokens) - len(ids) + begin - 1, len(tokens) - 2)
+                    sought += range(starts[first_of[at] + where[0]] + found, starts[first_of[at] + where[0]] + found + len(ids) - 1 - begin)
             i += 1
     return {'shape': (c, d, n, asked, t), 'tokens': np.array(tokens), 'positions': np.concatenate(positions),
             'targets': np.concatenate(targets), 'document_at': np.concatenate(document_at), 'split': split,
             'question_at': np.concatenate(question_at), 'keys': keys, 'own': own,
+            'seeking': np.array(seeking, dtype=np.int64), 'sought': np.array(sought, dtype=np.int64),
             'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights), 'kinds': kinds}
 
 

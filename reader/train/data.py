@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invented documents and questions about them.
 
-A context is {"documents": [text], "questions": [(kind, question, answer)]}. Entities come from the four domains of
+A context is {"documents": [text], "questions": [(kind, question, answer[, the document it is in])]}. Entities come from the four domains of
 `lodemark text2json` (its sentences; of its words only those not held out) or from schemes drawn at random. Most words
 are invented on the spot, so that the model has to copy and to compare instead of knowing lists by heart.
 """
@@ -304,6 +304,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
         first = 1 if r.random() < 0.5 else 0
         target = (kinds[0], places[0] if first else None)
         asked = r.sample(range(first, 6), 2)
+    same = r.sample(range(6), r.choice((1, 1, 2))) if task == 'look' and r.random() < 0.7 else None  # only the name tells
     few = task != 'look' and documents > most_items
     entities, texts = [], []
     wanted = r.randint(0 if task == 'which' else 1, max(1, min(most_items, documents)))
@@ -338,7 +339,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
             if target[1] is not None or r.random() < 0.5:
                 facts.add(0)
         else:
-            facts |= set(r.sample(range(6), r.randint(1, 2 if rich < 0.3 else 3)))
+            facts |= set(same or r.sample(range(6), r.randint(1, 2 if rich < 0.3 else 3)))
         extra = int(rich * r.randint(0, 10))
         for _ in range(extra // 2):
             facts.add(r.randrange(6))
@@ -347,7 +348,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
         mistaken = None if mistaken == e.kind else mistaken
         before = r.choice(sorted(facts)) if facts and r.random() < 0.3 * rich else -1
         card = style == 'card' or (style == 'mixed' and r.random() < 0.33)
-        introduced = task != 'look' or r.random() < 0.7 or rich > 0.6
+        introduced = task != 'look' or r.random() < 0.4 + rich
         for i in facts:
             e.told[i] = True
         e.split = None
@@ -371,22 +372,25 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
         for e in entities:
             e.told = {i: True for i in facts}
     r.shuffle(texts)
-    numbered = task != 'look' or r.random() < 0.6
+    numbered = task != 'look' or r.random() < 0.4
     numbers = numbers_for(r, len(texts))
     for (text, e), n in zip(texts, numbers):
         if e is not None:
             e.number = n
     documents_out = [('Document %d\n' % n if numbered else '') + text for (text, e), n in zip(texts, numbers)]
+    for at, (_, e) in enumerate(texts):
+        if e is not None and not table:
+            e.at = at
     entities = [e for e in entities if e.told]
     out = []
     if task == 'look':
         for _ in range(questions):
             e = r.choice(entities)
             i = r.choice(sorted(e.told))
-            if numbered and not table and not e.split and r.random() < 0.15:
+            if numbered and not table and not e.split and r.random() < 0.08:
                 out.append(ask_number(w, e.number, e, i))
             else:
-                out.append(ask_look_up(w, e, i))
+                out.append(ask_look_up(w, e, i) + (getattr(e, 'at', None),))
     elif task == 'which':
         ordered = sorted(entities, key=lambda e: e.number)
         pairs = sorted({(e.kind, e.values[0]) for e in entities if e.kind in kinds})

@@ -89,13 +89,17 @@ def cut(problem):
 
 
 def keep(documents, items, most, rng):
+    """That many documents: all that name one of the items, then others. The items may have to be fewer, as well."""
     if not most or most >= len(documents):
-        return documents
-    with_items = [i for i, d in enumerate(documents) if any(x['name'] in d for x in items)]
-    others = [i for i in range(len(documents)) if i not in with_items]
+        return documents, items
+    kept, left = [], []
+    for x in items:
+        named = [i for i, d in enumerate(documents) if x['name'] in d and i not in kept]
+        if len(kept) + len(named) <= most:
+            kept, left = kept + named, left + [x]
+    others = [i for i, d in enumerate(documents) if i not in kept and not any(x['name'] in d for x in items)]
     rng.shuffle(others)
-    kept = sorted(with_items + others[:max(0, most - len(with_items))])
-    return [documents[i] for i in kept]
+    return [documents[i] for i in sorted(kept + others[:most - len(kept)])], left
 
 
 def labels():
@@ -110,6 +114,7 @@ def main():
     p.add_argument('--documents', type=int, default=0)
     p.add_argument('--look-ups', action='store_true')
     p.add_argument('--count', type=int, default=1000)
+    p.add_argument('--items', type=int, default=6, help='most items of a sample whose values are asked for')
     p.add_argument('--predictions')
     p.add_argument('--gold')
     p.add_argument('--show', type=int, default=0)
@@ -125,21 +130,21 @@ def main():
             sample = json.loads(line)
             documents, request = cut(sample['problem'])
             items = json.loads(sample['answer'])
-            documents = keep(documents, items, a.documents, rng)
+            documents, items = keep(documents, items[:a.items] if a.look_ups else items, a.documents, rng)
             over = Asked(model, encoder, documents)
             tokens, documents_seen, samples = tokens + over.tokens, documents_seen + len(documents), samples + 1
             questions = [(request, None)]
             if a.look_ups:
-                questions = [('What is the %s of %s?' % (labels()[k], x['name']), v) for x in items[:6] for k, v in x.items() if k != 'name']
+                questions = [('What is the %s of %s?' % (labels()[k], x['name']), v) for x in items for k, v in x.items() if k != 'name']
             for question, value in questions:
                 got = over.answer(question, 24 if a.look_ups else 1500)
                 asked += 1
                 right += got == value
                 if a.show >= asked:
-                    print(question, '\n  got:', got, '\n  gold:', value or sample['answer'], flush=True)
+                    print(question, '\n  got:', got, '\n  gold:', value or items, flush=True)
                 if not a.look_ups:
                     predictions.append({'prediction': got})
-                    gold.append(sample)
+                    gold.append({**sample, 'answer': json.dumps(items, ensure_ascii=False)})
     for path, rows in ((a.predictions, predictions), (a.gold, gold)):
         if path:
             with open(path, 'w') as out:

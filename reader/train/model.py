@@ -109,8 +109,11 @@ class Reader(nn.Module):
         table = self.table()
         x = F.embedding(batch['tokens'], table)
         cos, sin = rotation(batch['positions'], self.size[4])
+        self.looked = []
         for layer in self.layers:
-            x = layer.finish(x, attend(layer, batch, *layer.project(x, cos, sin)))
+            q, k, v = layer.project(x, cos, sin)
+            self.looked.append((q, k))
+            x = layer.finish(x, attend(layer, batch, q, k, v))
         return rms(x, self.norm), table
 
 

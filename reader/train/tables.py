@@ -4,7 +4,9 @@
 Words held out for `--split test` (every fourth of a list) are left out, so that nothing trained on this file has
 seen them. Run it again when bench/text2json_words.c or bench/text2json_domains.c change:
 
-    python3 tables.py ../../bench domains.json
+    python3 tables.py ../../bench domains.json [--check]
+
+--check writes nothing and fails if the file is not what would be written (a test).
 """
 import json
 import re
@@ -58,11 +60,11 @@ def read_attributes(text):
     return found
 
 
-def main(folder, target):
-    words = open(folder + '/text2json_words.c').read()
+def main(folder, target, check=False):
+    words = open(folder + '/text2json_words.c', encoding='utf-8').read()
     words = words[words.index('clang-format off'):]
-    code = open(folder + '/text2json_domains.c').read()
-    prose = open(folder + '/text2json_prose.c').read()
+    code = open(folder + '/text2json_domains.c', encoding='utf-8').read()
+    prose = open(folder + '/text2json_prose.c', encoding='utf-8').read()
     lists = {}
     for name, body in re.findall(r'WORDS\((\w+),\s*(.*?)\);', words, re.S):
         found = strings(body)
@@ -79,10 +81,14 @@ def main(folder, target):
                         'attributes': read_attributes(d)})
     everything = {'words': lists, 'domains': domains, 'openers': strings(block(prose, prose.index('openers[] = '))[0]),
                   'endings': strings(block(prose, prose.index('endings[] = '))[0])}
-    with open(target, 'w') as out:
-        json.dump(everything, out, ensure_ascii=False, indent=1)
-        out.write('\n')
+    text = json.dumps(everything, ensure_ascii=False, indent=1) + '\n'
+    if check:
+        if open(target, encoding='utf-8').read() != text:
+            sys.exit('%s is not what %s says now; run tables.py without --check' % (target, folder))
+        return
+    with open(target, 'w', encoding='utf-8') as out:
+        out.write(text)
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], '--check' in sys.argv)
