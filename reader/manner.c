@@ -365,7 +365,8 @@ static lode_status_t add_piece(document_t *d, size_t first, size_t end)
         d->room_for = room_for;
     }
     LODE_TRY(lode_tokens_append(&d->whole, d->before.ids, d->before.count));
-    LODE_TRY(lode_tokens_append(&d->whole, d->text.ids + first, end - first));
+    if (end > first) /* else there may be no ids at all */
+        LODE_TRY(lode_tokens_append(&d->whole, d->text.ids + first, end - first));
     LODE_TRY(lode_tokens_append(&d->whole, d->after.ids, d->after.count));
     d->ends[d->pieces++] = d->whole.count;
     return LODE_OK;

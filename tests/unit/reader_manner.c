@@ -199,6 +199,19 @@ Test(manner, a_question_beyond_the_range_and_texts_that_are_no_utf8_change_nothi
     lode_tokenizer_close(&tokenizer);
 }
 
+Test(manner, an_empty_document_is_its_template)
+{
+    lode_tokenizer_h tokenizer = open_family("llama3");
+    lode_manner_t manner = plain_manner(64);
+    lode_tokens_t tokens = {0};
+    size_t *ends = NULL, pieces = 0;
+    cr_assert(lode_manner_document(&manner, tokenizer, "", 0, &tokens, &ends, &pieces) == LODE_OK);
+    cr_assert(pieces == 1 && ends[0] == 2 && tokens.count == 2);
+    free(ends);
+    lode_tokens_free(&tokens);
+    lode_tokenizer_close(&tokenizer);
+}
+
 /* ---------------------------------------------------------------- pieces */
 
 typedef struct cut {
