@@ -85,7 +85,7 @@ static void print_devices(const json_t *devices)
 
 static void print_text(const json_t *info, lode_config_h config)
 {
-    static const char *const parts[] = {"build", "ucx", "nccl", "mpi", "machine", "memory"};
+    static const char *const parts[] = {"build", "ucx", "nccl", "onednn", "mpi", "machine", "memory"};
     printf("lodemark %s\n", lode_version());
     print_backends(json_object_get(info, "backends"));
     print_devices(json_object_get(info, "devices"));
@@ -97,10 +97,10 @@ static void print_text(const json_t *info, lode_config_h config)
 
 static json_t *gather(lode_config_h config)
 {
-    return json_pack("{s:s s:o s:o s:o s:o s:o s:o s:o s:o s:o}", "version", lode_version(), "build", lode_info_build(),
-                     "backends", lode_info_backends(), "devices", lode_info_devices(), "ucx", lode_info_ucx(), "nccl",
-                     lode_info_nccl(), "mpi", lode_info_mpi(), "machine", lode_info_machine(), "memory",
-                     lode_info_memory(), "config", config_json(config));
+    return json_pack("{s:s s:o s:o s:o s:o s:o s:o s:o s:o s:o s:o}", "version", lode_version(), "build",
+                     lode_info_build(), "backends", lode_info_backends(), "devices", lode_info_devices(), "ucx",
+                     lode_info_ucx(), "nccl", lode_info_nccl(), "onednn", lode_info_onednn(), "mpi", lode_info_mpi(),
+                     "machine", lode_info_machine(), "memory", lode_info_memory(), "config", config_json(config));
 }
 
 static lode_status_t show(const lode_options_t *options)

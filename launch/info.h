@@ -17,6 +17,7 @@ json_t *lode_info_devices(void);
 json_t *lode_info_ucx(void);
 json_t *lode_info_mpi(void);
 json_t *lode_info_nccl(void);
+json_t *lode_info_onednn(void);
 json_t *lode_info_machine(void);
 json_t *lode_info_memory(void);
 

@@ -8,6 +8,7 @@
 #include "cluster/landing.h"
 #include "kernels/device.h"
 #include "launch/info.h"
+#include "reader/products.h"
 
 json_t *lode_info_build(void)
 {
@@ -64,6 +65,14 @@ json_t *lode_info_nccl(void)
     if (lode_broadcast_library(&version) != LODE_OK)
         return json_sprintf("none: %s", lode_error_message());
     return json_sprintf("version %u; chosen when each rank has a GPU of its own (--replication)", version);
+}
+
+/* What multiplies the matrices of the reader's model. */
+json_t *lode_info_onednn(void)
+{
+    char text[96];
+    lode_products_describe(text);
+    return json_string(text);
 }
 
 json_t *lode_info_mpi(void)
