@@ -26,7 +26,6 @@ from muon import Muon
 HERE = os.path.dirname(os.path.abspath(__file__))
 LADDER = [1, 2, 3, 4, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200, 280]
 TASKS = ('look', 'which', 'json')
-SHORT_TOKENS = 60.0
 
 
 # ------------------------------------------------------------ making batches
@@ -87,7 +86,7 @@ def seek_loss(looked, batch, layer):
     return F.cross_entropy(scores.flatten(0, 1), wanted.flatten()), found
 
 
-def losses(model, batch, document_weight, seek=0.0, seek_layers=(2, 3)):
+def losses(model, batch, document_weight, seek=0.0, seek_layers=()):
     hidden, table = model(batch)
     targets = batch['targets']
     kept = targets != IGNORE
@@ -134,11 +133,11 @@ def options():
     p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
     p.add_argument('--shares', type=float, nargs=3, default=(0.5, 0.3, 0.2), help='of look-ups, which, json')
     p.add_argument('--lr', type=float, default=0.02)
-    p.add_argument('--lr-rest', type=float, default=8e-3)
+    p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
     p.add_argument('--cool', type=float, default=0.4, help='share of the minutes over which the learning rate falls')
     p.add_argument('--seek', type=float, default=0.3, help='weight of the loss that shows where answers stand')
-    p.add_argument('--seek-layers', type=int, nargs='+', default=(2, 3))
+    p.add_argument('--seek-layers', type=int, nargs='+', default=None)
     p.add_argument('--save-every', type=float, default=180)
     p.add_argument('--climb', type=float, default=0.85, help='share of right answers that ends a rung')
     p.add_argument('--compile', action='store_true')
@@ -146,7 +145,9 @@ def options():
     if a.device == 'auto':
         a.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     a.size = a.size or ('gpu' if a.device == 'cuda' else 'cpu')
-    a.tokens = a.tokens or (65536 if a.device == 'cuda' else 6000)
+    half = SIZES[a.size][1] // 2
+    a.seek_layers = a.seek_layers or range(half, min(half + 2, SIZES[a.size][1]))
+    a.tokens = a.tokens or (65536 if a.device == 'cuda' else 10000)
     return a
 
 
