@@ -149,33 +149,52 @@ static lode_status_t add_answer(lode_ask_t *ask, json_t *object)
     return LODE_OK;
 }
 
-/* A question that cannot be asked does not keep others from it; a cluster that cannot answer does. */
-static lode_status_t ask_one(lode_ask_t *ask, const char *question, bool echo)
+/* The question again, with full attention and unseen. */
+static lode_status_t ask_densely(lode_ask_t *ask, const char *question, lode_answer_t *dense)
 {
-    lode_answer_t answer;
+    lode_asking_t asking = ask->wish.asking;
+    asking.policy.select = LODE_SELECT_DENSE;
+    asking.sources = false;
+    asking.stop = is_caught;
+    return lode_reader_ask(ask->reader, question, strlen(question), &asking, dense);
+}
+
+static lode_status_t answer_one(lode_ask_t *ask, const char *question)
+{
+    lode_answer_t answer, dense = {0};
     lode_asking_t asking = ask->wish.asking;
     asking.text = print_text;
     asking.stop = is_caught;
     asking.self = ask;
+    LODE_TRY(lode_reader_ask(ask->reader, question, strlen(question), &asking, &answer));
+    bool both = ask->wish.compare && !ask->wish.dense && !lode_client_caught();
+    lode_status_t status = both ? ask_densely(ask, question, &dense) : LODE_OK;
+    if (status == LODE_OK && !is_quiet(ask))
+        lode_ask_report_answer(ask, &answer, both ? &dense : NULL);
+    if (status == LODE_OK)
+        status = add_answer(ask, lode_ask_answer_json(ask, question, &answer, both ? &dense : NULL));
+    lode_answer_free(&answer);
+    lode_answer_free(&dense);
+    return status;
+}
+
+/* A question that cannot be asked does not keep others from it; a cluster that cannot answer does. */
+static lode_status_t ask_one(lode_ask_t *ask, const char *question, bool echo)
+{
     if (echo && !is_quiet(ask)) {
         printf("> ");
         lode_ask_print_plain(stdout, question, strlen(question));
         printf("\n");
     }
     ask->asked++;
-    lode_status_t status = lode_reader_ask(ask->reader, question, strlen(question), &asking, &answer);
-    if (status != LODE_OK) {
-        complain(question);
-        ask->failed++;
-        json_t *failed = json_pack("{s:s s:s}", "question", question, "error", lode_error_message());
-        LODE_TRY(add_answer(ask, failed ? failed : json_object()));
-        return status <= LODE_ERR_PAGE_LOST ? status : LODE_OK;
-    }
-    if (!is_quiet(ask))
-        lode_ask_report_answer(ask, &answer);
-    status = add_answer(ask, lode_ask_answer_json(ask, question, &answer));
-    lode_answer_free(&answer);
-    return status;
+    lode_status_t status = answer_one(ask, question);
+    if (status == LODE_OK)
+        return LODE_OK;
+    complain(question);
+    ask->failed++;
+    json_t *failed = json_pack("{s:s s:s}", "question", question, "error", lode_error_message());
+    LODE_TRY(add_answer(ask, failed ? failed : json_object()));
+    return status <= LODE_ERR_PAGE_LOST ? status : LODE_OK;
 }
 
 static bool is_blank(const char *line)

@@ -52,8 +52,8 @@ typedef struct lode_ask_wish {
     char **paths;           /**< (path_count) of documents, borrowed from the command line */
     int path_count;
     char model[4096];
-    bool client; /**< of a running service */
-    bool dense;
+    bool client;         /**< of a running service */
+    bool dense, compare; /**< full attention; as well as the policy */
     lode_ask_split_t split;
     lode_reader_params_t reader;
     lode_asking_t asking;
@@ -106,9 +106,11 @@ lode_status_t lode_ask_questions(lode_ask_t *ask);
 /* -------------------------------------------------------------------- report */
 
 void lode_ask_report_ingest(const lode_ask_t *ask);
-void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer);
+/** Behind the answer's text, which was shown as it came. @p dense: the same question asked densely, or NULL */
+void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer, const lode_answer_t *dense);
 /** @return new; NULL without memory */
-json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const lode_answer_t *answer);
+json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const lode_answer_t *answer,
+                             const lode_answer_t *dense);
 /** Everything, as one object; does nothing without --json. */
 lode_status_t lode_ask_write_json(lode_ask_t *ask);
 /** Text of a model or a document to a terminal: control characters but line ends and tabs become "?". */

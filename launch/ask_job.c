@@ -12,8 +12,11 @@
 #include "launch/ask.h"
 #include "launch/client.h"
 
-/** Nobody watches ranks that wait for the first: one that hangs must be noticed. */
-#define HEARTBEAT_MS "100"
+/*
+ * Nobody watches ranks that wait for the first: one that hangs must be noticed. But reading in keeps all cores busy for
+ * long, maybe beside other work, and a rank that is merely slow must not be given up.
+ */
+enum { HEARTBEAT_MS = 250, SUSPECT_MS = 15000 };
 /* How long ranks that end wait for each other. */
 #define TOGETHER_NS UINT64_C(10000000000)
 enum { SLAB_BYTES = 4 << 20, MEET_SUMS = 8, SPARE_BLOCKS = 64, LEAST_BLOCKS = 4096 };
@@ -76,9 +79,11 @@ static lode_status_t configure(lode_ask_t *ask, const demand_t *all)
     uint64_t blocks = all->blocks + SPARE_BLOCKS;
     LODE_TRY(set_count(ask, "blocks", "LODEMARK_BLOCKS", blocks < LEAST_BLOCKS ? LEAST_BLOCKS : blocks));
     LODE_TRY(set_count(ask, "arena", "LODEMARK_ARENA", wanted_arena(ask, all)));
-    if (ask->job.ranks > 1 && !lode_bench_given(&ask->wish.options, "heartbeat", "LODEMARK_HEARTBEAT"))
-        return lode_config_set(ask->config, "heartbeat", HEARTBEAT_MS);
-    return LODE_OK;
+    if (ask->job.ranks == 1)
+        return LODE_OK;
+    LODE_TRY(set_count(ask, "heartbeat", "LODEMARK_HEARTBEAT", HEARTBEAT_MS));
+    LODE_TRY(set_count(ask, "suspect", "LODEMARK_SUSPECT", SUSPECT_MS));
+    return set_count(ask, "lease", "LODEMARK_LEASE", SUSPECT_MS);
 }
 
 /* All ranks must mean the same documents, or the first would ask of some that nobody has read in. */

@@ -32,6 +32,8 @@ static const lode_option_t ask_options[] = {
     {"top-p", "100%", LODE_OPTION_SHARE, NULL, 0, 0, "draw from the likeliest tokens that have this share together"},
     {"top-k", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "draw from so many at most; 0: from all"},
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of what is drawn"},
+    {"compare", "no", LODE_OPTION_FLAG, NULL, 0, 0,
+     "ask each question densely as well: what that answers, reads and takes"},
     {"sources", "yes", LODE_OPTION_FLAG, NULL, 0, 0, "find out which documents an answer comes from"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
      "write answers and costs to this file as one JSON object; - for stdout"},
@@ -180,6 +182,7 @@ static lode_status_t read_values(lode_ask_wish_t *wish)
                                               .seed = lode_options_count(o, "seed")};
     LODE_TRY(read_temperature(lode_options_get(o, "temperature"), &wish->asking.sampling.temperature));
     wish->asking.most_tokens = (uint32_t)lode_options_count(o, "max-tokens");
+    wish->compare = lode_options_flag(o, "compare");
     wish->asking.sources = lode_options_flag(o, "sources");
     wish->json = lode_options_get(o, "json");
     return LODE_OK;

@@ -110,23 +110,39 @@ static void print_sources(const lode_ask_t *ask, const lode_answer_t *answer)
         printf("\n");
 }
 
-void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer)
+static void print_dense(const lode_ask_t *ask, const lode_answer_t *answer, const lode_answer_t *dense)
+{
+    char token[LODE_TEXT_MAX], read[LODE_TEXT_MAX];
+    double ratio = token_ns(answer) > 0 ? token_ns(dense) / token_ns(answer) : 0;
+    printf("  densely: %s a token, %.1f times as long, reading %s; ", lode_text_time(token_ns(dense), token), ratio,
+           lode_text_bytes(read_bytes(ask, dense), read));
+    if (strcmp(answer->text, dense->text) == 0) {
+        printf("the same answer\n");
+        return;
+    }
+    printf("another answer: ");
+    lode_ask_print_plain(stdout, dense->text, dense->bytes);
+    printf("\n");
+}
+
+void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer, const lode_answer_t *dense)
 {
     char question[LODE_TEXT_MAX], token[LODE_TEXT_MAX], fetched[LODE_TEXT_MAX], read[LODE_TEXT_MAX],
-        dense[LODE_TEXT_MAX];
+        whole[LODE_TEXT_MAX];
     printf("%s\n", lode_client_caught() ? " (interrupted)" : answer->stopped ? "" : " (cut off by --max-tokens)");
     print_sources(ask, answer);
-    lode_text_bytes(read_bytes(ask, answer), read);
-    lode_text_bytes(dense_bytes(ask, answer), dense);
     printf("  %u + %u tokens: question %s, then %s a token\n", answer->question_tokens, answer->answer_tokens,
            lode_text_time((double)answer->question_ns, question), lode_text_time(token_ns(answer), token));
-    printf("  a token read %s", read);
+    printf("  a token read %s", lode_text_bytes(read_bytes(ask, answer), read));
     if (!ask->wish.dense)
-        printf(" of %s that dense attention would read (computed)", dense);
+        printf(" of %s that dense attention would read (computed)", lode_text_bytes(dense_bytes(ask, answer), whole));
     if (ask->wish.client || ask->job.ranks > 1)
         printf("; %s came from other ranks, %.0f %% of theirs was cached",
                lode_text_bytes((double)answer->bytes_fetched / steps_of(answer), fetched), hit_rate(answer) * 100);
-    printf("\n\n");
+    printf("\n");
+    if (dense)
+        print_dense(ask, answer, dense);
+    printf("\n");
 }
 
 static json_t *sources_json(const lode_ask_t *ask, const lode_answer_t *answer)
@@ -141,16 +157,26 @@ static json_t *sources_json(const lode_ask_t *ask, const lode_answer_t *answer)
     return list;
 }
 
-json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const lode_answer_t *answer)
+static json_t *dense_json(const lode_ask_t *ask, const lode_answer_t *dense)
 {
-    return json_pack("{s:s s:s s:b s:i s:i s:I s:f s:f s:f s:f s:f s:f s:f s:o}", "question", question, "answer",
-                     answer->text, "stopped", (int)answer->stopped, "question_tokens", (int)answer->question_tokens,
-                     "answer_tokens", (int)answer->answer_tokens, "visible_tokens", (json_int_t)answer->visible_tokens,
-                     "question_ms", (double)answer->question_ns * 1e-6, "ms_per_token", token_ns(answer) * 1e-6,
-                     "sources_ms", (double)answer->sources_ns * 1e-6, "bytes_fetched_per_token",
-                     (double)answer->bytes_fetched / steps_of(answer), "bytes_read_per_token", read_bytes(ask, answer),
-                     "dense_bytes_per_token", dense_bytes(ask, answer), "hit_rate", hit_rate(answer), "sources",
-                     sources_json(ask, answer));
+    return json_pack("{s:s s:f s:f s:f}", "answer", dense->text, "question_ms", (double)dense->question_ns * 1e-6,
+                     "ms_per_token", token_ns(dense) * 1e-6, "bytes_read_per_token", read_bytes(ask, dense));
+}
+
+json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const lode_answer_t *answer,
+                             const lode_answer_t *dense)
+{
+    json_t *object = json_pack(
+        "{s:s s:s s:b s:i s:i s:I s:f s:f s:f s:f s:f s:f s:f s:o}", "question", question, "answer", answer->text,
+        "stopped", (int)answer->stopped, "question_tokens", (int)answer->question_tokens, "answer_tokens",
+        (int)answer->answer_tokens, "visible_tokens", (json_int_t)answer->visible_tokens, "question_ms",
+        (double)answer->question_ns * 1e-6, "ms_per_token", token_ns(answer) * 1e-6, "sources_ms",
+        (double)answer->sources_ns * 1e-6, "bytes_fetched_per_token", (double)answer->bytes_fetched / steps_of(answer),
+        "bytes_read_per_token", read_bytes(ask, answer), "dense_bytes_per_token", dense_bytes(ask, answer), "hit_rate",
+        hit_rate(answer), "sources", sources_json(ask, answer));
+    if (object && dense)
+        json_object_set_new(object, "dense", dense_json(ask, dense));
+    return object;
 }
 
 static json_t *model_json(const lode_ask_t *ask)
