@@ -155,6 +155,7 @@ static lode_status_t ask_densely(lode_ask_t *ask, const char *question, lode_ans
     lode_asking_t asking = ask->wish.asking;
     asking.policy.select = LODE_SELECT_DENSE;
     asking.sources = false;
+    asking.focus = 0;
     asking.stop = is_caught;
     return lode_reader_ask(ask->reader, question, strlen(question), &asking, dense);
 }

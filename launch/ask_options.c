@@ -34,6 +34,8 @@ static const lode_option_t ask_options[] = {
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of what is drawn"},
     {"compare", "no", LODE_OPTION_FLAG, NULL, 0, 0,
      "ask each question densely as well: what that answers, reads and takes"},
+    {"focus", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 20,
+     "find this many documents that matter most to the question first, and answer from those alone; 0: from all"},
     {"sources", "yes", LODE_OPTION_FLAG, NULL, 0, 0, "find out which documents an answer comes from"},
     {"json", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
      "write answers and costs to this file as one JSON object; - for stdout"},
@@ -182,6 +184,7 @@ static lode_status_t read_values(lode_ask_wish_t *wish)
                                               .seed = lode_options_count(o, "seed")};
     LODE_TRY(read_temperature(lode_options_get(o, "temperature"), &wish->asking.sampling.temperature));
     wish->asking.most_tokens = (uint32_t)lode_options_count(o, "max-tokens");
+    wish->asking.focus = (uint32_t)lode_options_count(o, "focus");
     wish->compare = lode_options_flag(o, "compare");
     wish->asking.sources = lode_options_flag(o, "sources");
     wish->json = lode_options_get(o, "json");

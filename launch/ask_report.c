@@ -133,8 +133,10 @@ void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer, 
     print_sources(ask, answer);
     printf("  %u + %u tokens: question %s, then %s a token\n", answer->question_tokens, answer->answer_tokens,
            lode_text_time((double)answer->question_ns, question), lode_text_time(token_ns(answer), token));
+    if (answer->document_count < ask->corpus.count && ask->wish.asking.focus)
+        printf("  answered from the %u documents that matter most to the question\n", answer->document_count);
     printf("  a token read %s", lode_text_bytes(read_bytes(ask, answer), read));
-    if (!ask->wish.dense)
+    if (!ask->wish.dense && !ask->wish.asking.focus)
         printf(" of %s that dense attention would read (computed)", lode_text_bytes(dense_bytes(ask, answer), whole));
     if (ask->wish.client || ask->job.ranks > 1)
         printf("; %s came from other ranks, %.0f %% of theirs was cached",
@@ -167,13 +169,14 @@ json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const 
                              const lode_answer_t *dense)
 {
     json_t *object = json_pack(
-        "{s:s s:s s:b s:i s:i s:I s:f s:f s:f s:f s:f s:f s:f s:o}", "question", question, "answer", answer->text,
+        "{s:s s:s s:b s:i s:i s:i s:I s:f s:f s:f s:f s:f s:f s:f s:o}", "question", question, "answer", answer->text,
         "stopped", (int)answer->stopped, "question_tokens", (int)answer->question_tokens, "answer_tokens",
-        (int)answer->answer_tokens, "visible_tokens", (json_int_t)answer->visible_tokens, "question_ms",
-        (double)answer->question_ns * 1e-6, "ms_per_token", token_ns(answer) * 1e-6, "sources_ms",
-        (double)answer->sources_ns * 1e-6, "bytes_fetched_per_token", (double)answer->bytes_fetched / steps_of(answer),
-        "bytes_read_per_token", read_bytes(ask, answer), "dense_bytes_per_token", dense_bytes(ask, answer), "hit_rate",
-        hit_rate(answer), "sources", sources_json(ask, answer));
+        (int)answer->answer_tokens, "documents", (int)answer->document_count, "visible_tokens",
+        (json_int_t)answer->visible_tokens, "question_ms", (double)answer->question_ns * 1e-6, "ms_per_token",
+        token_ns(answer) * 1e-6, "sources_ms", (double)answer->sources_ns * 1e-6, "bytes_fetched_per_token",
+        (double)answer->bytes_fetched / steps_of(answer), "bytes_read_per_token", read_bytes(ask, answer),
+        "dense_bytes_per_token", dense_bytes(ask, answer), "hit_rate", hit_rate(answer), "sources",
+        sources_json(ask, answer));
     if (object && dense)
         json_object_set_new(object, "dense", dense_json(ask, dense));
     return object;

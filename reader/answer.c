@@ -13,10 +13,17 @@
  */
 enum { SOURCE_TOKENS = 16, SOURCE_DENSE_STEPS = 8, SOURCE_EVERY = 4, SOURCE_STEPS = 40 };
 
+/* Which of a stream's tokens are asked where they look. */
+typedef enum looks { LOOKS_NOT, LOOKS_LAST, LOOKS_ALL } looks_t;
+
 typedef struct ask {
     lode_reader_h reader;
+    lode_reader_piece_t *pieces; /* (piece_count) that are asked; blocks are the reader's */
+    uint32_t piece_count, document_count;
+    uint64_t piece_tokens;
     const lode_asking_t *asking;
-    lode_block_h block; /* of question and answer */
+    lode_policy_t policy; /* of the answer */
+    lode_block_h block;   /* of question and answer */
     lode_view_h view, sources_view;
     bool holds;       /* the view holds on to the question, see hold_question() */
     int64_t position; /* in the view, of the question's first token */
@@ -26,10 +33,11 @@ typedef struct ask {
     lode_scribe_t scribe;
     uint64_t random;
     uint64_t *begins; /* (piece_count) of the pieces' tokens, in the view's order */
-    uint64_t *votes;  /* (document_count) */
-    uint64_t vote_count;
+    double *votes;    /* (document_count) */
+    double vote_sum;
     float *out; /* of a step for sources */
-    bool sums, looks;
+    bool sums;
+    looks_t looks;
     lode_answer_t answer;
 } ask_t;
 
@@ -37,7 +45,7 @@ typedef struct ask {
 
 static uint32_t piece_of(const ask_t *ask, uint64_t token)
 {
-    uint32_t low = 0, high = ask->reader->piece_count;
+    uint32_t low = 0, high = ask->piece_count;
     while (high - low > 1) {
         uint32_t middle = low + (high - low) / 2;
         if (ask->begins[middle] <= token)
@@ -48,57 +56,93 @@ static uint32_t piece_of(const ask_t *ask, uint64_t token)
     return low;
 }
 
-/* Tokens of the template are looked at by every question: they tell nothing. */
-static void vote(ask_t *ask, uint64_t token)
+/* The document of a chosen token; −1 for the template's, which every question looks at: they tell nothing. */
+static int64_t document_of(const ask_t *ask, uint64_t token)
 {
     const struct lode_reader *reader = ask->reader;
     uint32_t i = piece_of(ask, token);
-    const lode_reader_piece_t *piece = &reader->pieces[i];
+    const lode_reader_piece_t *piece = &ask->pieces[i];
     uint64_t at = token - ask->begins[i];
-    if (at < reader->template_tokens[0] || at + reader->template_tokens[1] >= piece->tokens)
-        return;
-    ask->votes[piece->document]++;
-    ask->vote_count++;
+    bool of_text = at >= reader->template_tokens[0] && at + reader->template_tokens[1] < piece->tokens;
+    return of_text ? (int64_t)piece->document : -1;
 }
 
-/* The last token's queries once more, of the documents alone and with a small budget. */
+/*
+ * A head's vote: the square of the share that a document has of its tokens. So heads that look at one document count,
+ * and those that look everywhere hardly do.
+ */
+static void vote(ask_t *ask, const uint32_t *tokens, uint64_t count)
+{
+    int64_t documents[SOURCE_TOKENS];
+    count = count < SOURCE_TOKENS ? count : SOURCE_TOKENS;
+    for (uint64_t i = 0; i < count; i++)
+        documents[i] = document_of(ask, tokens ? tokens[i] : i);
+    for (uint64_t i = 0; i < count; i++) {
+        uint32_t same = 0;
+        for (uint64_t j = 0; j < count; j++)
+            same += documents[j] == documents[i];
+        if (documents[i] < 0)
+            continue;
+        double part = same / (double)(count * count); /* of the square, as each of its tokens adds one */
+        ask->votes[documents[i]] += part;
+        ask->vote_sum += part;
+    }
+}
+
+static bool is_heard(const ask_t *ask, uint32_t layer, uint32_t head)
+{
+    const lode_manner_t *manner = &ask->reader->manner;
+    for (uint32_t i = 0; i < manner->head_count; i++)
+        if (manner->heads[i][0] == layer && (head == UINT32_MAX || manner->heads[i][1] == head))
+            return true;
+    return manner->head_count == 0;
+}
+
+/* The queries of the last tokens once more, of the documents alone and with a small budget. */
 static lode_status_t look_for_sources(ask_t *ask, uint32_t layer, const lode_stream_t *stream)
 {
     const lode_geometry_t *g = &lode_model_info(ask->reader->model)->geometry;
     uint64_t begin = lode_now_ns();
+    uint32_t rows = ask->looks == LOOKS_ALL ? stream->tokens : 1, first = stream->tokens - rows;
     lode_stream_t last = {.view = ask->sources_view,
-                          .tokens = 1,
-                          .position = ask->position + ask->done + stream->tokens - 1,
+                          .tokens = rows,
+                          .position = ask->position + ask->done + first,
                           .dtype = stream->dtype,
-                          .q = (const float *)stream->q + (size_t)(stream->tokens - 1) * g->query_heads * g->head_dim,
+                          .q = (const float *)stream->q + (size_t)first * g->query_heads * g->head_dim,
                           .out = ask->out};
     LODE_TRY(lode_step(ask->reader->cluster, layer, &last, 1, NULL));
-    for (uint32_t head = 0; head < g->kv_heads; head++) {
+    for (uint32_t i = 0; i < rows * g->kv_heads; i++) {
         const uint32_t *tokens;
         uint64_t count;
-        LODE_TRY(lode_step_selection(ask->reader->cluster, 0, 0, head, &tokens, &count));
-        for (uint64_t i = 0; i < count; i++)
-            vote(ask, tokens ? tokens[i] : i);
+        if (!is_heard(ask, layer, i % g->kv_heads))
+            continue;
+        LODE_TRY(lode_step_selection(ask->reader->cluster, 0, i / g->kv_heads, i % g->kv_heads, &tokens, &count));
+        vote(ask, tokens, count);
     }
     ask->answer.sources_ns += lode_now_ns() - begin;
     return LODE_OK;
 }
 
-/* Documents by their votes, most first; of equals the first. */
+/* The document with most votes, of equals the first; and its votes are taken. @return false if nobody voted */
+static bool take_best(ask_t *ask, uint32_t *document, double *votes)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < ask->reader->document_count; i++)
+        if (ask->votes[i] > ask->votes[best])
+            best = i;
+    *document = best;
+    *votes = ask->votes[best];
+    ask->votes[best] = 0;
+    return *votes > 0;
+}
+
 static void rank_sources(ask_t *ask)
 {
     lode_answer_t *answer = &ask->answer;
-    while (answer->source_count < LODE_SOURCES_MAX && ask->vote_count) {
-        uint32_t best = 0;
-        for (uint32_t i = 1; i < ask->reader->document_count; i++)
-            if (ask->votes[i] > ask->votes[best])
-                best = i;
-        if (!ask->votes[best])
-            return;
-        answer->sources[answer->source_count++] =
-            (lode_source_t){best, (double)ask->votes[best] / (double)ask->vote_count};
-        ask->votes[best] = 0;
-    }
+    uint32_t document;
+    double votes;
+    while (answer->source_count < LODE_SOURCES_MAX && take_best(ask, &document, &votes))
+        answer->sources[answer->source_count++] = (lode_source_t){document, votes / ask->vote_sum};
 }
 
 /* ----------------------------------------------------------------------- step */
@@ -120,7 +164,7 @@ static lode_status_t attend(void *self, uint32_t layer, const lode_stream_t *str
     LODE_TRY(lode_step(ask->reader->cluster, layer, streams, count, &stats));
     if (ask->sums)
         add_stats(&ask->answer, &stats);
-    return ask->looks ? look_for_sources(ask, layer, streams) : LODE_OK;
+    return ask->looks && is_heard(ask, layer, UINT32_MAX) ? look_for_sources(ask, layer, streams) : LODE_OK;
 }
 
 /* The next tokens through the model; logits of the last. */
@@ -167,10 +211,10 @@ typedef struct layout {
 static void lay_out(ask_t *ask, const layout_t *layout, bool question_first)
 {
     const struct lode_reader *reader = ask->reader;
-    uint32_t first = question_first, own = question_first ? 0 : reader->piece_count;
+    uint32_t first = question_first, own = question_first ? 0 : ask->piece_count;
     int64_t end = 0;
-    for (uint32_t i = 0; i < reader->piece_count; i++) {
-        const lode_reader_piece_t *piece = &reader->pieces[i];
+    for (uint32_t i = 0; i < ask->piece_count; i++) {
+        const lode_reader_piece_t *piece = &ask->pieces[i];
         layout->blocks[first + i] = piece->block;
         layout->offsets[first + i] =
             reader->manner.shared_positions ? (int64_t)reader->manner.range - piece->tokens : end;
@@ -188,8 +232,8 @@ static lode_status_t create_view(ask_t *ask, const layout_t *layout, bool questi
     lay_out(ask, layout, question_first);
     lode_view_params_t params = {.blocks = layout->blocks,
                                  .offsets = layout->offsets,
-                                 .count = reader->piece_count + 1,
-                                 .write_block = question_first ? 0 : (int32_t)reader->piece_count,
+                                 .count = ask->piece_count + 1,
+                                 .write_block = question_first ? 0 : (int32_t)ask->piece_count,
                                  .shared_positions = reader->manner.shared_positions,
                                  .policy = *policy};
     if (view == &ask->sources_view) { /* of the documents alone */
@@ -201,7 +245,7 @@ static lode_status_t create_view(ask_t *ask, const layout_t *layout, bool questi
 
 static lode_status_t make_view(ask_t *ask, bool question_first, const lode_policy_t *policy, lode_view_h *view)
 {
-    uint32_t count = ask->reader->piece_count + 1;
+    uint32_t count = ask->piece_count + 1;
     layout_t layout = {malloc(count * sizeof *layout.blocks), malloc(count * sizeof *layout.offsets)};
     lode_status_t status = layout.blocks && layout.offsets
                                ? create_view(ask, &layout, question_first, policy, view)
@@ -211,16 +255,23 @@ static lode_status_t make_view(ask_t *ask, bool question_first, const lode_polic
     return status;
 }
 
-static lode_status_t create_views(ask_t *ask)
+/* @p policy: of the answer */
+static lode_status_t create_views(ask_t *ask, const lode_policy_t *policy, bool sources)
 {
-    lode_policy_t sources = {.select = LODE_SELECT_LANDMARK,
-                             .merge = ask->asking->policy.merge,
-                             .budget_tokens = SOURCE_TOKENS,
-                             .lost = LODE_LOST_SKIP};
-    LODE_TRY(make_view(ask, false, &ask->asking->policy, &ask->view));
-    if (!ask->asking->sources || ask->asking->attention)
-        return LODE_OK;
-    return make_view(ask, false, &sources, &ask->sources_view);
+    lode_policy_t few = {
+        .select = LODE_SELECT_LANDMARK, .merge = policy->merge, .budget_tokens = SOURCE_TOKENS, .lost = LODE_LOST_SKIP};
+    LODE_TRY(make_view(ask, false, policy, &ask->view));
+    return sources && !ask->asking->attention ? make_view(ask, false, &few, &ask->sources_view) : LODE_OK;
+}
+
+static void close_views(ask_t *ask)
+{
+    if (ask->sources_view)
+        lode_view_destroy(&ask->sources_view);
+    if (ask->view)
+        lode_view_destroy(&ask->view);
+    if (ask->block && lode_block_drop(&ask->block) != LODE_OK && ask->block)
+        lode_block_close(&ask->block);
 }
 
 /*
@@ -231,7 +282,7 @@ static lode_status_t create_views(ask_t *ask)
 static lode_status_t hold_question(ask_t *ask)
 {
     lode_view_h view;
-    lode_policy_t policy = ask->asking->policy;
+    lode_policy_t policy = ask->policy;
     bool first = ask->reader->manner.shared_positions;
     if (ask->holds || ask->done < LODE_PAGE_TOKENS || policy.select == LODE_SELECT_DENSE)
         return LODE_OK;
@@ -261,19 +312,27 @@ static lode_status_t take_room(ask_t *ask)
 {
     const struct lode_reader *reader = ask->reader;
     const lode_model_info_t *info = lode_model_info(reader->model);
-    if (!ask->asking->most_tokens)
-        return lode_fail(LODE_ERR_INVALID, "an answer of no tokens at all was asked for");
-    if (!answer_room(ask))
-        return lode_fail(LODE_ERR_INVALID,
-                         "documents and question together have %" PRIu64 " tokens, and the model's context is %u: ask "
-                         "of fewer, or let them share positions (reader.json)",
-                         (uint64_t)ask->position + ask->question.count, info->context);
     ask->logits = malloc(info->vocabulary * sizeof *ask->logits);
-    ask->begins = malloc(reader->piece_count * sizeof *ask->begins);
+    ask->begins = malloc(ask->piece_count * sizeof *ask->begins);
     ask->votes = calloc(reader->document_count, sizeof *ask->votes);
-    ask->out = malloc((size_t)info->geometry.query_heads * info->geometry.head_dim * sizeof *ask->out);
+    ask->out = malloc((ask->asking->focus ? ask->question.count : 1) * info->geometry.query_heads *
+                      info->geometry.head_dim * sizeof *ask->out);
     return ask->logits && ask->begins && ask->votes && ask->out ? LODE_OK
                                                                 : lode_fail(LODE_ERR_NO_MEMORY, "no memory to answer");
+}
+
+static lode_status_t set_position(ask_t *ask)
+{
+    bool shared = ask->reader->manner.shared_positions;
+    ask->position = shared ? (int64_t)ask->reader->manner.range : (int64_t)ask->piece_tokens;
+    if (!ask->asking->most_tokens)
+        return lode_fail(LODE_ERR_INVALID, "an answer of no tokens at all was asked for");
+    if (answer_room(ask))
+        return LODE_OK;
+    return lode_fail(LODE_ERR_INVALID,
+                     "documents and question together have %" PRIu64 " tokens, and the model's context is %u: ask of "
+                     "fewer, or let them share positions (reader.json)",
+                     (uint64_t)ask->position + ask->question.count, lode_model_info(ask->reader->model)->context);
 }
 
 static lode_status_t prepare(ask_t *ask, const char *question, size_t bytes)
@@ -282,10 +341,67 @@ static lode_status_t prepare(ask_t *ask, const char *question, size_t bytes)
     if (!reader->piece_count)
         return lode_fail(LODE_ERR_INVALID, "no documents are listed to ask a question of");
     LODE_TRY(lode_manner_question(&reader->manner, reader->tokenizer, question, bytes, &ask->question));
-    ask->position = reader->manner.shared_positions ? (int64_t)reader->manner.range : (int64_t)reader->listed_tokens;
+    ask->pieces = malloc(reader->piece_count * sizeof *ask->pieces);
+    if (!ask->pieces)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a list of %u blocks", reader->piece_count);
+    memcpy(ask->pieces, reader->pieces, reader->piece_count * sizeof *ask->pieces);
+    ask->piece_count = reader->piece_count;
+    ask->document_count = reader->document_count;
+    ask->piece_tokens = reader->listed_tokens;
+    ask->answer.question_tokens = (uint32_t)ask->question.count;
     LODE_TRY(take_room(ask));
-    LODE_TRY(create_block(ask, ask->question.count + answer_room(ask)));
-    return create_views(ask);
+    return set_position(ask);
+}
+
+/* ---------------------------------------------------------------------- focus */
+
+/* Keep the pieces of documents that are marked. */
+static void keep_marked(ask_t *ask, const bool *marked)
+{
+    uint32_t kept = 0;
+    ask->piece_tokens = 0;
+    for (uint32_t i = 0; i < ask->piece_count; i++) {
+        if (!marked[ask->pieces[i].document])
+            continue;
+        ask->pieces[kept] = ask->pieces[i];
+        ask->piece_tokens += ask->pieces[kept++].tokens;
+    }
+    ask->piece_count = kept;
+}
+
+static lode_status_t keep_best(ask_t *ask)
+{
+    bool *marked = calloc(ask->reader->document_count, sizeof *marked);
+    uint32_t document, kept = 0;
+    double votes;
+    if (!marked)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a list of %u documents", ask->reader->document_count);
+    while (kept < ask->asking->focus && take_best(ask, &document, &votes)) {
+        marked[document] = true;
+        kept++;
+    }
+    if (kept) { /* else nobody told them apart: all stay */
+        keep_marked(ask, marked);
+        ask->document_count = kept;
+    }
+    free(marked);
+    memset(ask->votes, 0, ask->reader->document_count * sizeof *ask->votes);
+    ask->vote_sum = 0;
+    return LODE_OK;
+}
+
+/* Each of the question's tokens says which documents it would look at; the question begins anew with those. */
+static lode_status_t focus(ask_t *ask)
+{
+    LODE_TRY(create_block(ask, ask->question.count));
+    LODE_TRY(create_views(ask, &ask->asking->policy, true));
+    ask->looks = LOOKS_ALL;
+    LODE_TRY(run(ask, ask->question.ids, (uint32_t)ask->question.count));
+    close_views(ask);
+    ask->done = 0;
+    ask->policy.select = LODE_SELECT_DENSE;
+    LODE_TRY(keep_best(ask));
+    return set_position(ask);
 }
 
 /* --------------------------------------------------------------------- answer */
@@ -315,10 +431,11 @@ static lode_status_t finish_text(ask_t *ask)
 }
 
 /* Whether the step that says the answer's token number @p i is also asked where it is from. */
-static bool is_looked(const ask_t *ask, uint32_t i)
+static looks_t is_looked(const ask_t *ask, uint32_t i)
 {
-    return ask->sources_view && (i < SOURCE_DENSE_STEPS || i % SOURCE_EVERY == 0) &&
-           i < SOURCE_DENSE_STEPS + SOURCE_STEPS * SOURCE_EVERY;
+    bool looked = ask->sources_view && (i < SOURCE_DENSE_STEPS || i % SOURCE_EVERY == 0) &&
+                  i < SOURCE_DENSE_STEPS + SOURCE_STEPS * SOURCE_EVERY;
+    return looked ? LOOKS_LAST : LOOKS_NOT;
 }
 
 static bool is_stopped(const ask_t *ask)
@@ -350,8 +467,12 @@ static lode_status_t ask_and_answer(ask_t *ask, const char *question, size_t byt
 {
     uint64_t begin = lode_now_ns();
     LODE_TRY(prepare(ask, question, bytes));
-    ask->answer.question_tokens = (uint32_t)ask->question.count;
-    ask->answer.visible_tokens = ask->reader->listed_tokens;
+    if (ask->asking->focus && ask->asking->focus < ask->document_count && !ask->asking->attention)
+        LODE_TRY(focus(ask));
+    LODE_TRY(create_block(ask, ask->question.count + answer_room(ask)));
+    LODE_TRY(create_views(ask, &ask->policy, ask->asking->sources));
+    ask->answer.visible_tokens = ask->piece_tokens;
+    ask->answer.document_count = ask->document_count;
     ask->looks = is_looked(ask, 0);
     LODE_TRY(run(ask, ask->question.ids, (uint32_t)ask->question.count));
     ask->answer.question_ns = lode_now_ns() - begin - ask->answer.sources_ns;
@@ -362,13 +483,9 @@ static lode_status_t ask_and_answer(ask_t *ask, const char *question, size_t byt
 
 static void tidy(ask_t *ask)
 {
-    if (ask->sources_view)
-        lode_view_destroy(&ask->sources_view);
-    if (ask->view)
-        lode_view_destroy(&ask->view);
-    if (ask->block && lode_block_drop(&ask->block) != LODE_OK && ask->block)
-        lode_block_close(&ask->block);
+    close_views(ask);
     lode_tokens_free(&ask->question);
+    free(ask->pieces);
     free(ask->logits);
     free(ask->begins);
     free(ask->votes);
@@ -380,6 +497,7 @@ lode_status_t lode_reader_ask(lode_reader_h reader, const char *question, size_t
 {
     lode_kept_failure_t kept;
     ask_t ask = {.reader = reader, .asking = asking, .random = asking->sampling.seed};
+    ask.policy = asking->policy;
     ask.scribe.manner = &reader->manner;
     lode_keep_failure(ask_and_answer(&ask, question, bytes), &kept);
     tidy(&ask);

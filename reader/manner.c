@@ -66,7 +66,7 @@ static lode_status_t add_stop(lode_manner_t *manner, const char *text, size_t by
 static lode_status_t check_keys(const json_t *file)
 {
     static const lode_option_t known[] = {{"version"},   {"document"}, {"question"}, {"stop"},
-                                          {"positions"}, {"range"},    {NULL}};
+                                          {"positions"}, {"range"},    {"heads"},    {NULL}};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)file, key, value)
@@ -126,6 +126,34 @@ static lode_status_t read_positions(const json_t *file, lode_manner_t *manner)
     return LODE_OK;
 }
 
+static bool is_number(const json_t *value)
+{
+    return json_is_integer(value) && json_integer_value(value) >= 0 && json_integer_value(value) <= UINT16_MAX;
+}
+
+/* Pairs of layer and KV head; whether the model has them is for who knows the model. */
+static lode_status_t read_heads(const json_t *file, lode_manner_t *manner)
+{
+    const json_t *heads = json_object_get(file, "heads");
+    if (!heads)
+        return LODE_OK;
+    size_t count = json_array_size(heads);
+    manner->heads = calloc(count + 1, sizeof *manner->heads);
+    if (!manner->heads)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a list of %zu heads", count);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *head = json_array_get(heads, i);
+        if (json_array_size(head) != 2 || !is_number(json_array_get(head, 0)) || !is_number(json_array_get(head, 1)))
+            break;
+        for (size_t j = 0; j < 2; j++)
+            manner->heads[i][j] = (uint32_t)json_integer_value(json_array_get(head, j));
+        manner->head_count++;
+    }
+    if (!json_is_array(heads) || manner->head_count < count)
+        return lode_fail(LODE_ERR_FORMAT, "\"heads\" is not a list of pairs [layer, KV head]");
+    return LODE_OK;
+}
+
 static lode_status_t read_file(const json_t *file, lode_tokenizer_h tokenizer, lode_manner_t *manner)
 {
     const json_t *version = json_object_get(file, "version");
@@ -137,7 +165,8 @@ static lode_status_t read_file(const json_t *file, lode_tokenizer_h tokenizer, l
     LODE_TRY(read_template(file, "document", tokenizer, manner->document));
     LODE_TRY(read_template(file, "question", tokenizer, manner->question));
     LODE_TRY(read_stops(json_object_get(file, "stop"), tokenizer, manner));
-    return read_positions(file, manner);
+    LODE_TRY(read_positions(file, manner));
+    return read_heads(file, manner);
 }
 
 /* -------------------------------------------------------------- any other checkpoint */
@@ -247,6 +276,7 @@ void lode_manner_free(lode_manner_t *manner)
     for (uint32_t i = 0; i < manner->stop_count; i++)
         free(manner->stops[i]);
     free(manner->stops);
+    free(manner->heads);
     *manner = (lode_manner_t){0};
 }
 

@@ -43,6 +43,12 @@ static lode_status_t open_parts(const lode_reader_params_t *params, lode_reader_
                          "%s: its tokenizer has %u tokens, but its model %u: they do not belong together",
                          params->model, size, info->vocabulary);
     LODE_TRY(lode_manner_open(params->model, reader->tokenizer, info->context, &reader->manner));
+    const lode_geometry_t *g = &info->geometry;
+    for (uint32_t i = 0; i < reader->manner.head_count; i++)
+        if (reader->manner.heads[i][0] >= g->layers || reader->manner.heads[i][1] >= g->kv_heads)
+            return lode_fail(LODE_ERR_FORMAT,
+                             "%s/reader.json: \"heads\" has layer %u, KV head %u; the model has %u, %u", params->model,
+                             reader->manner.heads[i][0], reader->manner.heads[i][1], g->layers, g->kv_heads);
     return measure_template(reader);
 }
 

@@ -116,6 +116,9 @@ typedef struct lode_manner {
     uint32_t stop_count;
     bool shared_positions; /**< every document stands right before the question; else one after another */
     uint32_t range;        /**< most tokens of one block, template included */
+    /** (head_count) layer and KV head of those that look facts up: they tell sources best. None: all heads vote. */
+    uint32_t (*heads)[2];
+    uint32_t head_count;
 } lode_manner_t;
 
 /** @param[in] context  the model's; bounds the range */
@@ -225,7 +228,12 @@ typedef struct lode_asking {
     void (*text)(void *self, const char *text, size_t bytes); /**< whole characters as they come; may be NULL */
     bool (*stop)(void *self); /**< asked before each token: true ends the answer; may be NULL */
     void *self;
-    bool sources;                      /**< find out which documents the answer comes from: some steps more */
+    bool sources; /**< find out which documents the answer comes from: some steps more */
+    /**
+     * Not 0: find this many documents that matter most to the question, by what its tokens would choose of all, and
+     * answer from those alone, densely.
+     */
+    uint32_t focus;
     const lode_attention_t *attention; /**< NULL: lode_step() */
 } lode_asking_t;
 
@@ -243,7 +251,8 @@ typedef struct lode_answer {
     bool stopped; /**< by a stop text; else by most_tokens */
     lode_source_t sources[LODE_SOURCES_MAX];
     uint32_t source_count;
-    uint64_t visible_tokens;                     /**< of the documents */
+    uint64_t visible_tokens;                     /**< of the documents that it was answered from */
+    uint32_t document_count;                     /**< those */
     uint64_t question_ns, answer_ns, sources_ns; /**< apart from one another */
     /** Sums over layers and answer steps, as lode_step_stats_t has them. */
     uint64_t records_wanted, records_local, records_hit, records_fetched, bytes_fetched, attend_ns;

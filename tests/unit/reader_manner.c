@@ -58,7 +58,7 @@ static lode_manner_t open_manner(lode_tokenizer_h tokenizer, uint32_t context)
 
 #define READER                                                                                                 \
     "{\"version\": 1, \"document\": \"<|begin|>{text}<|end|>\", \"question\": \"<|tool|>{question}<|end|>\", " \
-    "\"stop\": [\"<|end|>\", \"\\n\\n\"], \"positions\": \"shared\", \"range\": 64}"
+    "\"stop\": [\"<|end|>\", \"\\n\\n\"], \"positions\": \"shared\", \"range\": 64, \"heads\": [[2, 0], [3, 1]]}"
 
 Test(manner, what_reader_json_says, .init = make_folder, .fini = remove_folder)
 {
@@ -70,6 +70,8 @@ Test(manner, what_reader_json_says, .init = make_folder, .fini = remove_folder)
     cr_expect(manner.stop_count == 2 && strcmp(manner.stops[0], "<|end|>") == 0 &&
               strcmp(manner.stops[1], "\n\n") == 0);
     cr_expect(manner.shared_positions && manner.range == 64);
+    cr_expect(manner.head_count == 2 && manner.heads[0][0] == 2 && manner.heads[0][1] == 0 && manner.heads[1][0] == 3 &&
+              manner.heads[1][1] == 1);
     lode_manner_free(&manner);
     cr_expect(manner.stops == NULL && manner.document[0] == NULL);
     lode_tokenizer_close(&tokenizer);
@@ -83,7 +85,7 @@ Test(manner, any_checkpoint_without_reader_json, .init = make_folder, .fini = re
     cr_expect(strcmp(manner.document[0], "") == 0 && strcmp(manner.document[1], "\n\n") == 0);
     cr_expect(strcmp(manner.question[0], "") == 0 && strcmp(manner.question[1], "\nAnswer:") == 0);
     cr_expect(manner.stop_count == 1 && strcmp(manner.stops[0], "\n") == 0);
-    cr_expect(manner.shared_positions == false && manner.range == 99);
+    cr_expect(manner.shared_positions == false && manner.range == 99 && manner.head_count == 0);
     lode_manner_free(&manner);
 
     snprintf(config, sizeof config, "{\"eos_token_id\": %d}", (int)lode_tokenizer_special(llama3, "<|end|>"));
@@ -126,6 +128,9 @@ static const struct wrong_manner {
      LODE_ERR_UNSUPPORTED, "more than 16"},
     {"{\"version\": 1, \"positions\": \"share\"}", LODE_ERR_FORMAT, "\"positions\""},
     {"{\"version\": 1, \"positions\": 1}", LODE_ERR_FORMAT, "\"positions\""},
+    {"{\"version\": 1, \"heads\": 3}", LODE_ERR_FORMAT, "\"heads\""},
+    {"{\"version\": 1, \"heads\": [[1, 2], [3]]}", LODE_ERR_FORMAT, "\"heads\""},
+    {"{\"version\": 1, \"heads\": [[1, -2]]}", LODE_ERR_FORMAT, "\"heads\""},
     {"{\"version\": 1, \"range\": 0}", LODE_ERR_FORMAT, "\"range\""},
     {"{\"version\": 1, \"range\": 129}", LODE_ERR_FORMAT, "from 1 to 128"},
     {"{\"version\": 1, \"range\": 12}", LODE_ERR_FORMAT, "too few"},
