@@ -10,6 +10,7 @@ import json
 import math
 import multiprocessing
 import os
+import queue as queues
 import random
 import time
 
@@ -68,8 +69,16 @@ def producer(queue, rungs, seed, a):
     tokenizer = Tokenizer.from_file(a.tokenizer)
     pieces = sorted(t for t in tokenizer.get_vocab() if t.isascii() and t.isalpha() and t.islower() and 1 < len(t) < 6)
     encoder = Encoder(tokenizer)
-    while True:
-        queue.put(make_batch(rng, encoder, pieces, list(rungs), a))
+    parent = os.getppid()
+    while os.getppid() == parent:  # a training that was killed takes its makers of data along
+        batch = make_batch(rng, encoder, pieces, list(rungs), a)
+        while os.getppid() == parent:
+            try:
+                queue.put(batch, timeout=5)
+                break
+            except queues.Full:
+                pass
+    queue.cancel_join_thread()
 
 
 # ------------------------------------------------------------------ training
