@@ -48,7 +48,8 @@ def config(model, tokenizer):
 
 
 READER = {'version': 1, 'document': '<|doc|>{text}<|end|>', 'question': '<|ask|>{question}<|answer|>', 'stop': ['<|end|>'],
-          'positions': 'shared', 'range': RANGE, 'heads': [[2, 0], [3, 0]]}  # those that look facts up, as seen in the model of size cpu
+          'positions': 'shared', 'range': RANGE,
+          'heads': [[2, 0], [3, 0]]}  # those that look facts up, as seen in the model of size cpu
 
 
 def main():
