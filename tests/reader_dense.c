@@ -144,12 +144,10 @@ static uint32_t compare(parity_t *parity, const float *logits, const double *exp
     for (uint32_t i = 0; i < n; i++) {
         best = expected[i] > expected[best] ? i : best;
         scale = fmax(scale, fabs(expected[i]));
+        parity->errors += (logits[i] - expected[i]) * (logits[i] - expected[i]);
+        parity->squares += expected[i] * expected[i];
     }
-    for (uint32_t i = 0; i < n; i++) {
-        double error = fabs(logits[i] - expected[i]) / scale;
-        if (!(error <= parity->worst)) /* what is no number is the worst */
-            parity->worst = error;
-    }
+    parity->error = sqrt(parity->errors / parity->squares);
     parity->scale = scale;
     return best;
 }

@@ -27,8 +27,8 @@ lode_status_t dense_attend_each(void *self, uint32_t layer, const lode_stream_t 
 /* ------------------------------------------------------------------- parity */
 
 /**
- * Of logits, relative to the largest of their row: for products in bf16, and for steps, which keep keys and values in
- * bf16. In fp32 without a cluster it is less.
+ * Of all logits of a run together: the length of their error as a share of theirs. For products in bf16, and for steps,
+ * which keep keys and values in bf16; in fp32 without a cluster it is less.
  */
 #define PARITY_TOLERANCE 2e-2
 #define PARITY_EXACT 1e-4
@@ -44,8 +44,9 @@ typedef struct parity {
     bool exact;                 /* all arithmetic is fp32 */
     uint32_t vocabulary, prompt_count;
     uint32_t prompt[64];
-    float *logits;       /* (prompt_count, vocabulary) */
-    double worst, scale; /* error of a logit so far, as a share of its row's scale; scale of the last row */
+    float *logits;                 /* (prompt_count, vocabulary) */
+    double error, errors, squares; /* relative error of all rows so far, and the sums that it is made of */
+    double scale;                  /* largest logit of the last row */
     uint32_t tokens, different;
     uint32_t base; /* view position of the block that the 200 tokens go to; 0 unless the caller sets it */
 } parity_t;
