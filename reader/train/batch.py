@@ -2,6 +2,7 @@
 """Contexts of text to arrays for the model."""
 import numpy as np
 
+from data import ANYWHERE, END
 from model import RANGE, share_spaces
 
 IGNORE = -100
@@ -34,87 +35,97 @@ def stands(base, ids, document):
     return None
 
 
+class Looks:
+    """Which token of the documents each token of an answer should be told by, as the token before it sees it."""
+
+    def __init__(self, base):
+        self.base, self.seeking, self.sought, self.everywhere, self.whole = base, [], [], [], []
+
+    def add(self, look, first, ids, document, start):
+        """first: place in the batch of the token before ids; start: of the document's first token."""
+        if look == END:
+            found, count = len(document) - 1, 1
+        else:
+            found, count = stands(self.base, ids, document), len(ids)
+        if found is not None:
+            self.seeking += range(first, first + count)
+            self.sought += range(start + found, start + found + count)
+            self.everywhere += [look == ANYWHERE] * count
+            self.whole += [look == END] * count
+
+    def arrays(self):
+        return {'seeking': np.array(self.seeking, np.int64), 'sought': np.array(self.sought, np.int64),
+                'everywhere': np.array(self.everywhere, bool), 'whole': np.array(self.whole, bool)}
+
+
+class Rows:
+    """Tokens of all documents, then of all questions, packed without gaps."""
+
+    def __init__(self):
+        self.tokens, self.positions, self.targets, self.contexts = [], [], [], []
+
+    def add(self, ids, position, context, begin=1):
+        """Those from begin on are to be foretold. Gives the place of the first."""
+        self.tokens += ids
+        self.positions.append(position + np.arange(len(ids)))
+        self.targets.append(np.array([IGNORE] * (begin - 1) + ids[begin:] + [IGNORE]))
+        self.contexts.append(np.full(len(ids), context))
+        return len(self.tokens) - len(ids)
+
+    def arrays(self):
+        return {'tokens': np.array(self.tokens), 'positions': np.concatenate(self.positions),
+                'targets': np.concatenate(self.targets), 'contexts': np.concatenate(self.contexts)}
+
+
+def padded(counts):
+    """Places in rows of one length of so many tokens each, and that length."""
+    width = -(-max(count for _, count in counts) // 8) * 8
+    return np.concatenate([row * width + np.arange(count) for row, count in counts]), width
+
+
 def pack(contexts, encoder, rng, document_loss=0.25):
-    """Contexts with as many documents and questions each (those with fewer get empty ones) to one batch of arrays."""
-    c = len(contexts)
-    d = max(len(x['documents']) for x in contexts)
-    asked = max(len(x['questions']) for x in contexts)
-    docs = encoder.encode([t for x in contexts for t in x['documents']])
-    questions = encoder.encode([q for x in contexts for _, q, *_ in x['questions']])
-    answers = encoder.encode([a for x in contexts for _, _, a, *_ in x['questions']])
-    docs = [encoder.document(ids) for ids in docs]
-    whole = [encoder.question(q) + a + [encoder.end] for q, a in zip(questions, answers)]
-    begins = [len(q) + 2 for q in questions]
-    n, t = max(map(len, docs)), max(map(len, whole))
-    n, t = -(-n // 8) * 8, -(-t // 8) * 8
-    tokens, positions, targets, kinds, answer_of, weights = [], [], [], [], [], []
-    document_at, question_at, seeking, sought, starts, first_of = [], [], [], [], [], []
-    keys, own = np.zeros((c, d, n), bool), np.zeros((c, asked, t), bool)
-    i = 0
+    """Contexts, those with fewer documents or questions than others filled up, to one batch of arrays."""
+    c, d, asked = len(contexts), *(max(len(x[what]) for x in contexts) for what in ('documents', 'questions'))
+    docs = iter(encoder.encode([t for x in contexts for t in x['documents']]))
+    questions = iter(encoder.encode([q for x in contexts for _, q, _ in x['questions']]))
+    pieces = iter(encoder.encode([t for x in contexts for _, _, a in x['questions'] for t, _ in a]))
+    rows, looks, there = Rows(), Looks(encoder.base), [[] for _ in contexts]
+    document_rows, question_rows, kinds, answer_of, weights = [], [], [], [], []
     for at, x in enumerate(contexts):
-        first_of.append(i)
-        for j in range(len(x['documents'])):
-            ids = docs[i]
-            starts.append(len(tokens))
-            i += 1
-            row = (at * d + j) * n
-            document_at.append(np.arange(row, row + len(ids)))
-            keys[at, j, :len(ids)] = True
-            tokens += ids
-            positions.append(np.arange(RANGE - len(ids), RANGE))
-            targets.append(np.array(ids[1:] + [IGNORE]))
-    targets = np.concatenate(targets)
-    skip = rng.random(len(targets)) >= document_loss
-    targets[skip] = IGNORE
-    split, targets = len(tokens), [targets]
-    i = 0
+        for j, _ in enumerate(x['documents']):
+            ids = encoder.document(next(docs))
+            document_rows.append((at * d + j, len(ids)))
+            there[at].append((rows.add(ids, RANGE - len(ids), at), ids))
+    split = len(rows.tokens)
     for at, x in enumerate(contexts):
-        for j, (kind, _, _, *where) in enumerate(x['questions']):
-            ids, begin = whole[i], begins[i]
-            row = (at * asked + j) * t
-            question_at.append(np.arange(row, row + len(ids)))
-            own[at, j, :len(ids)] = True
-            tokens += ids
-            positions.append(np.arange(RANGE, RANGE + len(ids)))
-            wanted = np.full(len(ids), IGNORE)
-            wanted[begin - 1:-1] = ids[begin:]
-            targets.append(wanted)
-            answer_of.append(np.full(len(ids), i))
+        for j, (kind, _, answer) in enumerate(x['questions']):
+            ids = encoder.question(next(questions))
+            begin = len(ids)
+            for (_, look), piece in zip(answer, pieces):
+                if look is not None:
+                    start, document = there[at][look[1]]
+                    looks.add(look[0], len(rows.tokens) + len(ids) - 1, piece, document, start)
+                ids = ids + piece
+            ids.append(encoder.end)
+            question_rows.append((at * asked + j, len(ids)))
+            rows.add(ids, RANGE, at, begin)
+            answer_of.append(np.full(len(ids), len(kinds)))
             weights.append(np.where(np.arange(len(ids)) == begin - 1, FIRST_WEIGHT, 1.0).astype(np.float32))
             kinds.append(kind)
-            if where and where[0] is not None:
-                found = stands(encoder.base, ids[begin:-1], docs[first_of[at] + where[0]])
-                if found is not None:
-                    seeking += range(len(tokens) - len(ids) + begin - 1, len(tokens) - 2)
-                    sought += range(starts[first_of[at] + where[0]] + found, starts[first_of[at] + where[0]] + found + len(ids) - 1 - begin)
-            i += 1
-    return {'shape': (c, d, n, asked, t), 'tokens': np.array(tokens), 'positions': np.concatenate(positions),
-            'targets': np.concatenate(targets), 'document_at': np.concatenate(document_at), 'split': split,
-            'question_at': np.concatenate(question_at), 'keys': keys, 'own': own,
-            'seeking': np.array(seeking, dtype=np.int64), 'sought': np.array(sought, dtype=np.int64),
-            'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights), 'kinds': kinds}
-
-
-def mask_of(keys, own):
-    """0 where a question's token may look, -inf elsewhere: all real tokens of documents, and what is before it in its
-    own question."""
-    import torch
-    c, asked, t = own.shape
-    before = torch.ones(t, t, dtype=torch.bool, device=own.device).tril()
-    if keys[0].numel() <= asked * t:  # one row of keys for each question
-        docs = keys.reshape(c, 1, 1, 1, -1).expand(c, asked, 1, t, -1).flatten(0, 1)
-        inside = before.expand(c * asked, 1, t, t)
-    else:
-        docs = keys.reshape(c, 1, 1, -1).expand(c, 1, asked * t, -1)
-        same = torch.eye(asked, dtype=torch.bool, device=own.device)[:, None, :, None]
-        inside = (same & before[None, :, None, :]).reshape(1, 1, asked * t, asked * t).expand(c, 1, -1, -1)
-    allowed = torch.cat((docs, inside), -1)
-    return torch.zeros(allowed.shape, device=own.device).masked_fill_(~allowed, float('-inf'))
+    (document_at, n), (question_at, t) = padded(document_rows), padded(question_rows)
+    keys = np.zeros(c * d * n, bool)
+    keys[document_at] = True
+    batch = {'shape': (c, d, n, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
+             'keys': keys.reshape(c, 1, d * n), 'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights),
+             'kinds': kinds, **rows.arrays(), **looks.arrays()}
+    batch['targets'][:split][rng.random(split) >= document_loss] = IGNORE
+    return batch
 
 
 def to_device(batch, device):
     import torch
     moved = {k: torch.as_tensor(v).to(device) for k, v in batch.items() if isinstance(v, np.ndarray)}
-    moved['mask'] = mask_of(moved.pop('keys'), moved.pop('own'))
+    there = moved.pop('keys')
+    moved['mask'] = torch.zeros(there.shape, device=device).masked_fill_(~there, float('-inf'))
     moved['shape'], moved['kinds'], moved['split'] = batch['shape'], batch['kinds'], batch['split']
     return moved

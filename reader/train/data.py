@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invented documents and questions about them.
 
-A context is {"documents": [text], "questions": [(kind, question, answer[, the document it is in])]}. Entities come from the four domains of
+A context is {"documents": [text], "questions": [(kind, question, answer)]}, an answer a list of texts with where they
+stand. Entities come from the four domains of
 `lodemark text2json` (its sentences; of its words only those not held out) or from schemes drawn at random. Most words
 are invented on the spot, so that the model has to copy and to compare instead of knowing lists by heart.
 """
@@ -151,7 +152,13 @@ class Entity:
         self.name = write_name(domain['name'], self.parts)
         self.values = [draw_value(w, a) for a in domain['attributes']]
         self.values[0] = place_
-        self.told = {}  # attribute -> True once a document tells it
+        self.told = {}   # attribute -> True once a document tells it
+        self.later = {}  # of those, the ones that its second document tells
+        self.at = self.at_later = None  # its documents in the context, where they are its own
+
+    def tells(self, i, look):
+        at = self.at_later if i in self.later else self.at
+        return None if at is None else (look, at)
 
 
 # ---------------------------------------------------------------- documents
@@ -240,26 +247,36 @@ LOOK_UPS = ['What is the {l} of {n}?', 'What is the {l} of {n}?', 'What is the {
             'Which {l} does {n} have?', 'About {n}: {a}?', 'Look up {n} and tell {a}.', 'I need the {l} of {n}.']
 
 
-def ask_look_up(w, e, i):
+# An answer is a list of (text, look): look is None or (what, document), which document of the context tells the text.
+# what: ANYWHERE, no other context tells it to this question; HERE, others might; END, the document as a whole is meant.
+
+ANYWHERE, HERE, END = range(3)
+
+
+def ask_look_up(w, e, i, look=ANYWHERE):
     a = e.domain['attributes'][i]
     label = a['label'] if a['label'][1:2].isupper() else a['label'][0].lower() + a['label'][1:]
-    return 'look', w.rng.choice(LOOK_UPS).format(l=label, n=e.name, a=a['asked']), e.values[i]
+    form = w.rng.choice(LOOK_UPS)
+    return 'look', form.format(l=label, n=e.name, a=a['asked']), [(e.values[i], e.tells(i, look))]
 
 
 def ask_number(w, number, e, i):
     a = e.domain['attributes'][i]
-    return 'number', w.rng.choice(['What is the {l} in document {n}?', 'Document {n}: {l}?']).format(
-        l=a['label'].lower(), n=number), e.values[i]
+    form = w.rng.choice(['What is the {l} in document {n}?', 'Document {n}: {l}?'])
+    return 'number', form.format(l=a['label'].lower(), n=number), [(e.values[i], e.tells(i, HERE))]
 
 
 def described(kind, where, domain):
     return kind + (' %s %s' % (domain['request_place'], where) if where else '')
 
 
-def ask_which(w, domain, kind, where, numbers):
+def numbers_of(entities):
+    return [('Documents', None)] + [(' %d' % e.number, (END, e.at)) for e in entities] if entities else [('none', None)]
+
+
+def ask_which(w, domain, kind, where, entities):
     form = w.rng.choice(['Which documents describe {k}?', 'Which documents describe {k}?', 'Documents about {k}?'])
-    answer = 'Documents' + ''.join(' %d' % n for n in numbers) if numbers else 'none'
-    return 'which', form.format(k=article(described(kind, where, domain))), answer
+    return 'which', form.format(k=article(described(kind, where, domain))), numbers_of(entities)
 
 
 def request(domain, kind, where, asked):
@@ -269,13 +286,20 @@ def request(domain, kind, where, asked):
             'written.' % (described(kind, where, domain), x['key'], x['asked'], y['key'], y['asked']))
 
 
-def json_answer(items, asked_keys):
+def escaped(text):
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def json_answer(entities, asked):
     """Numbers of the documents first, then the list: keys beyond those asked for do not count in the score."""
-    if not items:
-        return 'none: []'
-    head = 'Documents' + ''.join(' %d' % n for n, _, _ in items) + ': '
-    return head + json.dumps([{'document': str(n), 'name': name, asked_keys[0]: v[0], asked_keys[1]: v[1]}
-                              for n, name, v in items], ensure_ascii=False)
+    out = numbers_of(entities) + [(': [', None)]
+    for i, e in enumerate(entities):
+        out += [(', {"document": "' if i else '{"document": "', None), (str(e.number), None), ('", "name": "', None),
+                (escaped(e.name), (HERE, e.at))]
+        for j in asked:
+            out += [('", "%s": "' % e.domain['attributes'][j]['key'], None), (escaped(e.values[j]), e.tells(j, HERE))]
+        out.append(('"}', None))
+    return out + [(']', None)]
 
 
 # ----------------------------------------------------------------- contexts
@@ -356,12 +380,13 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
             second = {i for i in facts if i != 0 and r.random() < 0.5}
             if second:
                 facts -= second
+                e.later = second
                 e.split = tell_card(w, e, second, False) if card else tell_prose(w, e, second, False, colour // 2, None, before)
         text = tell_card(w, e, facts, introduced) if card else tell_prose(w, e, facts, introduced, colour, mistaken, before)
         e.introduced = introduced
         texts.append((text, e))
-        if e.split and len(texts) < documents + 2:
-            texts.append((e.split, None))
+        if e.split:
+            texts.append((e.split, e))
     if table:
         facts = r.sample(range(6), r.randint(1, 3))
         texts, at = [], 0
@@ -374,13 +399,14 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
     r.shuffle(texts)
     numbered = task != 'look' or r.random() < 0.4
     numbers = numbers_for(r, len(texts))
-    for (text, e), n in zip(texts, numbers):
-        if e is not None:
-            e.number = n
     documents_out = [('Document %d\n' % n if numbered else '') + text for (text, e), n in zip(texts, numbers)]
-    for at, (_, e) in enumerate(texts):
-        if e is not None and not table:
-            e.at = at
+    for at, ((text, e), n) in enumerate(zip(texts, numbers)):
+        if table:
+            continue
+        if text is e.split:
+            e.at_later = at
+        else:
+            e.at, e.number = at, n
     entities = [e for e in entities if e.told]
     out = []
     if task == 'look':
@@ -390,7 +416,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
             if numbered and not table and not e.split and r.random() < 0.08:
                 out.append(ask_number(w, e.number, e, i))
             else:
-                out.append(ask_look_up(w, e, i) + (getattr(e, 'at', None),))
+                out.append(ask_look_up(w, e, i))
     elif task == 'which':
         ordered = sorted(entities, key=lambda e: e.number)
         pairs = sorted({(e.kind, e.values[0]) for e in entities if e.kind in kinds})
@@ -400,18 +426,15 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
             kind, where = r.choice(pairs) if pairs and r.random() < 0.85 else (r.choice(kinds), r.choice(places))
             if r.random() < 0.4:
                 where = None
-            found = [e.number for e in ordered if e.kind == kind and where in (None, e.values[0])]
+            found = [e for e in ordered if e.kind == kind and where in (None, e.values[0])]
             if len(found) <= most_items + 2:
                 out.append(ask_which(w, d, kind, where, found))
         while len(out) < questions:
             out.append(ask_which(w, d, draw_kind(w, d), None, []))
     else:
         ordered = sorted((e for e in entities if e.item), key=lambda e: e.number)
-        keys = [d['attributes'][i]['key'] for i in asked]
-        answer = json_answer([(e.number, e.name, [e.values[i] for i in asked]) for e in ordered], keys)
-        out.append(('json', request(d, target[0], target[1], asked), answer))
-        numbers_only = [e.number for e in ordered]
-        out.append(ask_which(w, d, target[0], target[1], numbers_only))
+        out.append(('json', request(d, target[0], target[1], asked), json_answer(ordered, asked)))
+        out.append(ask_which(w, d, target[0], target[1], ordered))
         for _ in range(questions - 2):
             e = r.choice(entities)
             out.append(ask_look_up(w, e, r.choice(sorted(e.told))))
@@ -427,4 +450,4 @@ if __name__ == '__main__':
             print('=====', task, rich)
             print('\n\n'.join(c['documents']))
             for q in c['questions']:
-                print('--', q)
+                print('--', q[0], '|', q[1], '|', ''.join(text for text, _ in q[2]))

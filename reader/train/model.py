@@ -122,34 +122,48 @@ def spread(x, at, rows):
     return x.new_zeros((rows,) + x.shape[1:]).index_copy(0, at, x)
 
 
+def by_heads(x, rows, kv):
+    """(rows · n, heads, dim) to (rows · kv, group · n, dim): the queries of a group are rows of one matrix."""
+    _, heads, dim = x.shape
+    return x.view(rows, -1, kv, heads // kv, dim).permute(0, 2, 3, 1, 4).reshape(rows * kv, -1, dim)
+
+
+def by_tokens(x, rows, kv, group):
+    """Back again."""
+    dim = x.shape[-1]
+    return x.view(rows, kv, group, -1, dim).permute(0, 3, 1, 2, 4).reshape(-1, kv * group * dim)
+
+
+def causal(n, group, like):
+    return torch.full((n, n), float('-inf'), device=like.device, dtype=like.dtype).triu(1).repeat(group, 1)
+
+
+def attend_inside(q, k, v, rows, kv):
+    """Scores of tokens among those of their own row up to themselves. What fills a row up comes last: nobody sees it."""
+    group = q.shape[1] // kv
+    q, k = by_heads(q, rows, kv), by_heads(k, rows, kv)
+    return torch.baddbmm(causal(k.shape[1], group, q), q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5), by_heads(v, rows, kv)
+
+
 def attend(layer, batch, q, k, v):
     """batch: contexts C, documents D each of n tokens at most, questions Q each of t at most; padded places of the
-    packed tokens in document_at and question_at; mask to add, see batch.mask_of."""
+    packed tokens in document_at and question_at; mask (C, 1, D · n): -inf where documents are filled up.
+    Plain products: here the fused kernel takes longer on a CPU, as its pieces are small."""
     c, d, n, asked, t = batch['shape']
-    split, group = batch['document_at'].shape[0], layer.heads // layer.kv
-    out = []
-    kd = spread(k[:split], batch['document_at'], c * d * n)
-    vd = spread(v[:split], batch['document_at'], c * d * n)
-    if split:
-        qd = spread(q[:split], batch['document_at'], c * d * n)
-        part = [y.view(c * d, n, -1, layer.dim).transpose(1, 2) for y in (qd, kd, vd)]
-        a = F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=group > 1)
-        out.append(a.transpose(1, 2).reshape(c * d * n, -1).index_select(0, batch['document_at']))
-    if q.shape[0] > split:
-        at, asked_tokens = batch['question_at'], c * asked * t
-        qq, kq, vq = (spread(y[split:], at, asked_tokens).view(c, asked, t, -1, layer.dim) for y in (q, k, v))
-        kd, vd = (y.view(c, 1, d * n, -1, layer.dim) for y in (kd, vd))
-        if d * n > asked * t:  # many documents: one product for all questions of a context
-            shape = (c, asked * t, -1, layer.dim)
-            ks, vs = (torch.cat((y[:, 0], z.reshape(c, asked * t, -1, layer.dim)), 1) for y, z in ((kd, kq), (vd, vq)))
-            qq = qq.reshape(shape)
-        else:  # few: each question has a copy of the documents' keys
-            ks, vs = (torch.cat((y.expand(-1, asked, -1, -1, -1), z), 2).flatten(0, 1) for y, z in ((kd, kq), (vd, vq)))
-            qq = qq.flatten(0, 1)
-        qq, ks, vs = (y.transpose(1, 2) for y in (qq, ks, vs))
-        a = F.scaled_dot_product_attention(qq, ks, vs, attn_mask=batch['mask'], enable_gqa=group > 1)
-        out.append(a.transpose(1, 2).reshape(asked_tokens, -1).index_select(0, at))
-    return torch.cat(out)
+    split, kv, group = batch['document_at'].shape[0], layer.kv, layer.heads // layer.kv
+    qd, kd, vd = (spread(y[:split], batch['document_at'], c * d * n) for y in (q, k, v))
+    scores, values = attend_inside(qd, kd, vd, c * d, kv)
+    documents = by_tokens(torch.bmm(scores.softmax(-1), values), c * d, kv, group)
+    qq, kq, vq = (spread(y[split:], batch['question_at'], c * asked * t) for y in (q, k, v))
+    own, own_values = attend_inside(qq, kq, vq, c * asked, kv)  # (C · Q · kv, group · t, t)
+    own = own.view(c, asked, kv, group, t, t).permute(0, 2, 3, 1, 4, 5).reshape(c * kv, -1, t)
+    kd, vd = by_heads(kd, c, kv), by_heads(vd, c, kv)
+    mask = batch['mask'].repeat_interleave(kv, 0).to(q.dtype)
+    over = torch.baddbmm(mask, by_heads(qq, c, kv), kd.transpose(1, 2), alpha=layer.dim ** -0.5)
+    over, own = torch.cat((over, own), -1).softmax(-1).split((d * n, t), -1)
+    own = own.view(c, kv, group, asked, t, t).permute(0, 3, 1, 2, 4, 5).reshape(c * asked * kv, -1, t)
+    questions = by_tokens(torch.bmm(over, vd), c, kv, group) + by_tokens(torch.bmm(own, own_values), c * asked, kv, group)
+    return torch.cat((documents.index_select(0, batch['document_at']), questions.index_select(0, batch['question_at'])))
 
 
 def share_spaces(tokenizer):

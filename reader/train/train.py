@@ -53,8 +53,8 @@ def make_batch(rng, encoder, pieces, rungs, a):
     if rung >= 3 and rng.random() < 0.4:  # fewer documents, but as long and as much alike as those of text2json make
         n, rich, near, styles = LADDER[rng.randint(1, max(2, at - 2))], rng.random(), 0.3, ('card', 'prose', 'prose')
         at = -1
-    questions = {'look': 8, 'which': 6, 'json': 3}[task]
-    most = 2 if at < 4 else 3 if at < 6 else 6 if at < 9 else 12
+    questions = {'look': 8 + min(16, n // 4), 'which': 6 + min(6, n // 8), 'json': 3}[task]
+    most = 2 if at < 4 else 3 if at < 6 else 6 if at < 9 else 12 if at < 11 else 20
     tokens = n * (35 + 70 * rich) + questions * (40 if task != 'json' else 100)
     c = max(1, int(a.tokens / tokens))
     contexts = [data.context(rng, n, task, questions, pieces, rich, styles, most_items=most,
@@ -83,13 +83,21 @@ def producer(queue, rungs, seed, a):
 
 # ------------------------------------------------------------------ training
 
-def seek_loss(looked, batch, layer):
-    """How far the first group of heads of a layer is from looking, for each token of an answer, at that token in the document
-    that tells it, among the documents of the whole batch."""
+def seek_loss(looked, batch, layer, group):
+    """How far a group of heads of a layer is from looking, for each token of an answer, at the token that tells it among
+    all tokens of documents: of the whole batch, or of its own context where another might tell it as well. The first
+    group looks for texts, the second for documents as a whole."""
     q, k = looked[layer]
-    heads = q.shape[1] // k.shape[1]
-    scores = torch.einsum('qhd,kd->qhk', q[batch['seeking'], :heads], k[:batch['split'], 0]) * k.shape[2] ** -0.5
-    wanted = batch['sought'][:, None].expand(-1, heads)
+    heads, split = q.shape[1] // k.shape[1], batch['split']
+    chosen = (batch['whole'] == bool(group)).nonzero()[:, 0]
+    if not len(chosen):
+        return None
+    seeking, wanted = batch['seeking'][chosen], batch['sought'][chosen, None].expand(-1, heads)
+    queries = q[seeking, group * heads:(group + 1) * heads]
+    scores = torch.einsum('qhd,kd->qhk', queries, k[:split, group]) * k.shape[2] ** -0.5
+    elsewhere = batch['contexts'][seeking][:, None] != batch['contexts'][None, :split]
+    elsewhere &= ~batch['everywhere'][chosen][:, None]
+    scores = scores.masked_fill(elsewhere[:, None], float('-inf'))
     with torch.no_grad():
         found = (scores.argmax(-1) == wanted).float().mean().item()
     return F.cross_entropy(scores.flatten(0, 1), wanted.flatten()), found
@@ -111,12 +119,13 @@ def losses(model, batch, document_weight, seek=0.0, seek_layers=()):
         which = batch['answer_of'].index_select(0, places[of_answer] - batch['split'])
         wrong = torch.zeros(len(batch['kinds']), device=right.device).index_add_(0, which, 1 - right)
         whole = (wrong == 0).float().tolist()
-    total, found = answer + document_weight * document, 0.0
-    if seek and len(batch['seeking']):
-        for layer in seek_layers:
-            extra, found = seek_loss(model.looked, batch, layer)
-            total = total + seek * extra
-    batch['found'] = found
+    total, batch['found'] = answer + document_weight * document, {}
+    for layer in seek_layers if seek else ():
+        for group, name in enumerate(('found', 'found whole')):
+            shown = seek_loss(model.looked, batch, layer, group)
+            if shown:
+                total = total + seek * shown[0]
+                batch['found'][name] = shown[1]
     return total, answer.item(), document.item(), right.mean().item(), whole
 
 
@@ -135,12 +144,13 @@ def options():
     p = argparse.ArgumentParser()
     p.add_argument('--out', required=True)
     p.add_argument('--minutes', type=float, default=90)
+    p.add_argument('--begin-from', help='a checkpoint whose weights and rungs a new training begins with')
     p.add_argument('--size', choices=SIZES, default=None)
     p.add_argument('--device', default='auto')
     p.add_argument('--tokenizer', default=os.path.join(HERE, '..', 'model', 'tokenizer.json'))
     p.add_argument('--seed', type=int, default=1)
     p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
-    p.add_argument('--shares', type=float, nargs=3, default=(0.5, 0.3, 0.2), help='of look-ups, which, json')
+    p.add_argument('--shares', type=float, nargs=3, default=(0.4, 0.3, 0.3), help='of look-ups, which, json')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
@@ -175,6 +185,10 @@ def main():
     adam = torch.optim.AdamW(rest, a.lr_rest, (0.9, 0.95), weight_decay=0.0)
     state = {'step': 0, 'seconds': 0.0, 'tokens': 0, 'rungs': [0, 0, 0], 'ema': {}}
     path = os.path.join(a.out, 'checkpoint.pt')
+    if a.begin_from and not os.path.exists(path):
+        saved = torch.load(a.begin_from, map_location=a.device, weights_only=False)
+        model.load_state_dict(saved['model'])
+        state['rungs'] = saved['state']['rungs']
     if os.path.exists(path):
         saved = torch.load(path, map_location=a.device, weights_only=False)
         model.load_state_dict(saved['model'])
@@ -204,8 +218,7 @@ def climb(state, rungs, batch, right, a):
     count, value = ema.get(name, (0, 0.0))
     value += (right - value) / min(count + 1, 12)
     ema[name] = (count + 1, value)
-    top = len(LADDER) - 3  # the rest belongs to the stage of long contexts
-    if count >= 10 and value > a.climb and rungs[task] < top:
+    if count >= 10 and value > a.climb and rungs[task] + 1 < len(LADDER):
         rungs[task] += 1
         state['rungs'] = list(rungs)
 
@@ -251,8 +264,8 @@ def run(a, model, muon, adam, state, rungs, queue):
         state['seconds'] += time.time() - begin
         batch['task'], batch['rung'], batch['at'] = raw['task'], raw['rung'], raw['at']
         note(state, batch, answer, document, right, whole)
-        if batch['found']:
-            state['ema']['found'] = state['ema'].get('found', 0.0) * 0.95 + 0.05 * batch['found']
+        for name, found in batch['found'].items():
+            state['ema'][name] = state['ema'].get(name, 0.0) * 0.95 + 0.05 * found
         climb(state, rungs, batch, sum(whole) / len(whole), a)
         now = time.time()
         if now - last_print > 15:
