@@ -39,7 +39,7 @@ class Looks:
     """Which token of the documents each token of an answer should be told by, as the token before it sees it."""
 
     def __init__(self, base):
-        self.base, self.seeking, self.sought, self.everywhere, self.whole = base, [], [], [], []
+        self.base, self.seeking, self.sought, self.everywhere, self.whole, self.asked_for = base, [], [], [], [], []
 
     def add(self, look, first, ids, document, start):
         """first: place in the batch of the token before ids; start: of the document's first token."""
@@ -52,6 +52,10 @@ class Looks:
             self.sought += range(start + found, start + found + count)
             self.everywhere += [look == ANYWHERE] * count
             self.whole += [look == END] * count
+
+    def fitting(self, about):
+        """(looks for whole documents, documents): which documents, of whatever context, are what was asked for."""
+        return np.array([[kind == k and place in (None, p) for k, p in about] for kind, place in self.asked_for], bool)
 
     def arrays(self):
         return {'seeking': np.array(self.seeking, np.int64), 'sought': np.array(self.sought, np.int64),
@@ -89,11 +93,12 @@ def pack(contexts, encoder, rng, document_loss=0.25):
     docs = iter(encoder.encode([t for x in contexts for t in x['documents']]))
     questions = iter(encoder.encode([q for x in contexts for _, q, _ in x['questions']]))
     pieces = iter(encoder.encode([t for x in contexts for _, _, a in x['questions'] for t, _ in a]))
-    rows, looks, there = Rows(), Looks(encoder.base), [[] for _ in contexts]
+    rows, looks, there, document_of = Rows(), Looks(encoder.base), [[] for _ in contexts], []
     document_rows, question_rows, kinds, answer_of, weights = [], [], [], [], []
     for at, x in enumerate(contexts):
         for j, _ in enumerate(x['documents']):
             ids = encoder.document(next(docs))
+            document_of.append(np.full(len(ids), len(document_rows)))
             document_rows.append((at * d + j, len(ids)))
             there[at].append((rows.add(ids, RANGE - len(ids), at), ids))
     split = len(rows.tokens)
@@ -105,6 +110,7 @@ def pack(contexts, encoder, rng, document_loss=0.25):
                 if look is not None:
                     start, document = there[at][look[1]]
                     looks.add(look[0], len(rows.tokens) + len(ids) - 1, piece, document, start)
+                    looks.asked_for += look[2:]
                 ids = ids + piece
             ids.append(encoder.end)
             question_rows.append((at * asked + j, len(ids)))
@@ -117,7 +123,8 @@ def pack(contexts, encoder, rng, document_loss=0.25):
     keys[document_at] = True
     batch = {'shape': (c, d, n, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
              'keys': keys.reshape(c, 1, d * n), 'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights),
-             'kinds': kinds, **rows.arrays(), **looks.arrays()}
+             'kinds': kinds, 'document_of': np.concatenate(document_of),
+             'fitting': looks.fitting([a for x in contexts for a in x['about']]), **rows.arrays(), **looks.arrays()}
     batch['targets'][:split][rng.random(split) >= document_loss] = IGNORE
     return batch
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invented documents and questions about them.
 
-A context is {"documents": [text], "questions": [(kind, question, answer)]}, an answer a list of texts with where they
-stand. Entities come from the four domains of
+A context is {"documents": [text], "about": [(kind, place)], "questions": [(kind, question, answer)]}, an answer a list of
+texts with where they stand. Entities come from the four domains of
 `lodemark text2json` (its sentences; of its words only those not held out) or from schemes drawn at random. Most words
 are invented on the spot, so that the model has to copy and to compare instead of knowing lists by heart.
 """
@@ -248,7 +248,8 @@ LOOK_UPS = ['What is the {l} of {n}?', 'What is the {l} of {n}?', 'What is the {
 
 
 # An answer is a list of (text, look): look is None or (what, document), which document of the context tells the text.
-# what: ANYWHERE, no other context tells it to this question; HERE, others might; END, the document as a whole is meant.
+# what: ANYWHERE, no other context tells it to this question; HERE, others might; END, the document as a whole is meant: one
+# about what the question asks for, (kind, place or None).
 
 ANYWHERE, HERE, END = range(3)
 
@@ -270,13 +271,14 @@ def described(kind, where, domain):
     return kind + (' %s %s' % (domain['request_place'], where) if where else '')
 
 
-def numbers_of(entities):
-    return [('Documents', None)] + [(' %d' % e.number, (END, e.at)) for e in entities] if entities else [('none', None)]
+def numbers_of(entities, asked_for):
+    found = [(' %d' % e.number, (END, e.at, asked_for)) for e in entities]
+    return [('Documents', None)] + found if found else [('none', None)]
 
 
 def ask_which(w, domain, kind, where, entities):
     form = w.rng.choice(['Which documents describe {k}?', 'Which documents describe {k}?', 'Documents about {k}?'])
-    return 'which', form.format(k=article(described(kind, where, domain))), numbers_of(entities)
+    return 'which', form.format(k=article(described(kind, where, domain))), numbers_of(entities, (kind, where))
 
 
 def request(domain, kind, where, asked):
@@ -290,9 +292,9 @@ def escaped(text):
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def json_answer(entities, asked):
+def json_answer(entities, asked_for, asked):
     """Numbers of the documents first, then the list: keys beyond those asked for do not count in the score."""
-    out = numbers_of(entities) + [(': [', None)]
+    out = numbers_of(entities, asked_for) + [(': [', None)]
     for i, e in enumerate(entities):
         out += [(', {"document": "' if i else '{"document": "', None), (str(e.number), None), ('", "name": "', None),
                 (escaped(e.name), (HERE, e.at))]
@@ -433,12 +435,13 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
             out.append(ask_which(w, d, draw_kind(w, d), None, []))
     else:
         ordered = sorted((e for e in entities if e.item), key=lambda e: e.number)
-        out.append(('json', request(d, target[0], target[1], asked), json_answer(ordered, asked)))
+        out.append(('json', request(d, target[0], target[1], asked), json_answer(ordered, target, asked)))
         out.append(ask_which(w, d, target[0], target[1], ordered))
         for _ in range(questions - 2):
             e = r.choice(entities)
             out.append(ask_look_up(w, e, r.choice(sorted(e.told))))
-    return {'documents': documents_out, 'questions': out}
+    about = [(e.kind, e.values[0]) for _, e in texts]
+    return {'documents': documents_out, 'about': about, 'questions': out}
 
 
 if __name__ == '__main__':

@@ -85,8 +85,8 @@ def producer(queue, rungs, seed, a):
 
 def seek_loss(looked, batch, layer, group):
     """How far a group of heads of a layer is from looking, for each token of an answer, at the token that tells it among
-    all tokens of documents: of the whole batch, or of its own context where another might tell it as well. The first
-    group looks for texts, the second for documents as a whole."""
+    all tokens of documents: of the whole batch but for what another context might tell it as well. The first group
+    looks for texts, the second for documents as a whole."""
     q, k = looked[layer]
     heads, split = q.shape[1] // k.shape[1], batch['split']
     chosen = (batch['whole'] == bool(group)).nonzero()[:, 0]
@@ -95,9 +95,12 @@ def seek_loss(looked, batch, layer, group):
     seeking, wanted = batch['seeking'][chosen], batch['sought'][chosen, None].expand(-1, heads)
     queries = q[seeking, group * heads:(group + 1) * heads]
     scores = torch.einsum('qhd,kd->qhk', queries, k[:split, group]) * k.shape[2] ** -0.5
-    elsewhere = batch['contexts'][seeking][:, None] != batch['contexts'][None, :split]
-    elsewhere &= ~batch['everywhere'][chosen][:, None]
-    scores = scores.masked_fill(elsewhere[:, None], float('-inf'))
+    left_out = batch['contexts'][seeking][:, None] != batch['contexts'][None, :split]
+    if group:
+        left_out &= batch['fitting'][:, batch['document_of']]
+    else:
+        left_out &= ~batch['everywhere'][chosen][:, None]
+    scores = scores.masked_fill(left_out[:, None], float('-inf'))
     with torch.no_grad():
         found = (scores.argmax(-1) == wanted).float().mean().item()
     return F.cross_entropy(scores.flatten(0, 1), wanted.flatten()), found
