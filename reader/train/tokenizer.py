@@ -25,7 +25,7 @@ def corpus(contexts, seed):
     rng, texts = random.Random(seed), []
     for i in range(contexts):
         c = data.context(rng, rng.randint(1, 8), ('look', 'which', 'json')[i % 3], 4, rich=rng.random(), styles=('card', 'prose'))
-        texts += c['documents'] + [q + ' ' + a for _, q, a in c['questions']]
+        texts += c['documents'] + [q + ' ' + ''.join(t for t, _ in a) for _, q, a in c['questions']]
     w = data.Words(rng)
     texts += [' '.join(w.new() for _ in range(20)) for _ in range(contexts // 2)]
     return texts
