@@ -60,21 +60,6 @@ void lode_ask_help(FILE *out)
 
 /* ------------------------------------------------------------------------ words */
 
-static lode_option_t *join_tables(void)
-{
-    size_t own = sizeof ask_options / sizeof *ask_options - 1, library = 0;
-    while (lode_library_options[library].name)
-        library++;
-    lode_option_t *table = calloc(own + library + 1, sizeof *table);
-    if (!table)
-        return NULL;
-    memcpy(table, ask_options, own * sizeof *table);
-    memcpy(table + own, lode_library_options, library * sizeof *table);
-    for (size_t i = 0; i < library; i++)
-        table[own + i].value = NULL;
-    return table;
-}
-
 /* --docs may stand several times, each with several paths behind it: taken out before the options are read. */
 static lode_status_t take_paths(int argc, char **argv, lode_ask_wish_t *wish, char **rest, int *rest_count)
 {
@@ -104,22 +89,14 @@ static lode_status_t take_paths(int argc, char **argv, lode_ask_wish_t *wish, ch
 
 static lode_status_t read_words(int argc, char **argv, lode_ask_wish_t *wish)
 {
-    int count, rest = 0;
+    int count;
     char **words = calloc((size_t)argc + 1, sizeof *words);
     wish->paths = calloc((size_t)argc + 1, sizeof *wish->paths);
-    lode_option_t *table = join_tables();
-    lode_status_t status =
-        words && wish->paths && table ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
-    if (status == LODE_OK)
-        status = lode_options_create(table, &wish->options);
-    if (status != LODE_OK)
-        free(table);
+    lode_status_t status = words && wish->paths ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
     if (status == LODE_OK)
         status = take_paths(argc, argv, wish, words, &count);
     if (status == LODE_OK)
-        status = lode_options_parse(&wish->options, count, words, &rest);
-    if (status == LODE_OK && rest < count)
-        status = lode_fail(LODE_ERR_INVALID, "\"%s\": ask takes options only; see lodemark ask --help", words[rest]);
+        status = lode_bench_options("ask", ask_options, count, words, &wish->options);
     free(words);
     return status;
 }
