@@ -144,7 +144,7 @@ static lode_status_t embed(FILE *out, const char *page, const plot_t *plot)
     return begun ? LODE_OK : lode_fail(LODE_ERR_FORMAT, "%s holds no <svg>", path);
 }
 
-static void escape(FILE *out, const char *text)
+void lode_frontier_escape(FILE *out, const char *text)
 {
     for (; *text; text++)
         switch (*text) {
@@ -180,7 +180,7 @@ static void write_head(FILE *out, const json_t *report)
         if (!text)
             continue;
         fprintf(out, "<dt>%s</dt><dd>", shown[i]);
-        escape(out, text);
+        lode_frontier_escape(out, text);
         fprintf(out, "</dd>\n");
         free(text);
     }

@@ -104,21 +104,6 @@ double lode_frontier_score(const json_t *reports, const lode_chooser_t *policy, 
     return NAN;
 }
 
-static void escape(FILE *out, const char *text)
-{
-    for (; *text; text++)
-        switch (*text) {
-        case '<':
-            fputs("&lt;", out);
-            break;
-        case '&':
-            fputs("&amp;", out);
-            break;
-        default:
-            fputc(*text, out);
-        }
-}
-
 static void write_number(FILE *out, const json_t *row, const char *key, int digits)
 {
     const json_t *value = json_object_get(row, key);
@@ -134,13 +119,13 @@ static void write_report(FILE *out, const json_t *report)
     const char *transform = json_string_value(json_object_get(report, "transform"));
     size_t i;
     fputs("<p>", out);
-    escape(out, json_string_value(json_object_get(report, "task")));
+    lode_frontier_escape(out, json_string_value(json_object_get(report, "task")));
     fprintf(out, ", %.0f samples of %.0f tokens, model ", json_number_value(json_object_get(report, "samples")),
             json_number_value(json_object_get(report, "tokens_per_sample")));
-    escape(out, json_is_string(model) ? json_string_value(model) : "unknown");
+    lode_frontier_escape(out, json_is_string(model) ? json_string_value(model) : "unknown");
     if (transform) {
         fputs(", landmarks behind the transform ", out);
-        escape(out, transform);
+        lode_frontier_escape(out, transform);
     }
     fputs("</p>\n<table class=\"scores\"><thead><tr><th>policy</th><th>budget&nbsp;%</th><th>score</th><th>less than "
           "dense</th><th>its error</th><th>bytes an answer's token</th><th>landmark bytes a token</th><th>resident "
@@ -149,7 +134,7 @@ static void write_report(FILE *out, const json_t *report)
     json_array_foreach(json_object_get(report, "rows"), i, row)
     {
         fputs("<tr><td>", out);
-        escape(out, json_string_value(json_object_get(row, "policy")));
+        lode_frontier_escape(out, json_string_value(json_object_get(row, "policy")));
         fputs("</td>", out);
         write_number(out, row, "budget", 3);
         write_number(out, row, "score", 2);
