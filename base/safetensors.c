@@ -153,6 +153,24 @@ void lode_safetensors_free(lode_safetensors_t *file)
     memset(file, 0, sizeof *file);
 }
 
+lode_status_t lode_safetensors_prefix(const json_t *header, char **prefix, size_t *bytes)
+{
+    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
+    uint64_t length = text ? strlen(text) : 0, padded = (length + 7) / 8 * 8;
+    char *made = text ? malloc(sizeof padded + padded) : NULL;
+    if (!made) {
+        free(text);
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the header of a safetensors file");
+    }
+    memcpy(made, &padded, sizeof padded);
+    memcpy(made + sizeof padded, text, length);
+    memset(made + sizeof padded + length, ' ', padded - length);
+    free(text);
+    *prefix = made;
+    *bytes = sizeof padded + padded;
+    return LODE_OK;
+}
+
 const lode_tensor_t *lode_safetensors_find(const lode_safetensors_t *file, const char *name)
 {
     for (size_t i = 0; i < file->count; i++)

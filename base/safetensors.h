@@ -35,6 +35,13 @@ typedef struct lode_safetensors {
  */
 lode_status_t lode_safetensors_parse(const void *data, size_t bytes, size_t header_max, lode_safetensors_t *file);
 void lode_safetensors_free(lode_safetensors_t *file);
+/**
+ * What stands before the tensors' bytes of a container: the header's length and its text, filled up with spaces so that
+ * they begin at a multiple of 8.
+ * @param[out] prefix  (bytes) owned by the caller, free()
+ * @return ::LODE_ERR_NO_MEMORY, also if @p header is NULL.
+ */
+lode_status_t lode_safetensors_prefix(const json_t *header, char **prefix, size_t *bytes);
 /** NULL if there is none of this name. */
 const lode_tensor_t *lode_safetensors_find(const lode_safetensors_t *file, const char *name);
 /** A text of __metadata__, NULL if there is none. */

@@ -8,13 +8,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/safetensors.h"
 #include "bench/bench.h"
 #include "bench/generate.h"
 #include "bench/job.h"
 #include "bench/progress.h"
 #include "bench/source.h"
 
-enum { PIECE_TOKENS = 1024, HEADER_PAD = 8 };
+enum { PIECE_TOKENS = 1024 };
 
 static const lode_option_t generate_options[] = {
     {"tokens", "65536", LODE_OPTION_COUNT, NULL, 64, UINT64_C(1) << 31, "of the one document that it holds"},
@@ -125,20 +126,15 @@ static lode_status_t write_floats(const writing_t *w, const float *values, size_
 static lode_status_t write_header(writing_t *w)
 {
     json_t *header = make_header(w);
-    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
+    char *prefix;
+    size_t bytes;
+    lode_status_t status = lode_safetensors_prefix(header, &prefix, &bytes);
     json_decref(header);
-    if (!text)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the header of %s", w->path);
-    uint64_t length = strlen(text), padded = (length + HEADER_PAD - 1) / HEADER_PAD * HEADER_PAD;
-    char spaces[HEADER_PAD];
-    memset(spaces, ' ', sizeof spaces);
-    w->data = sizeof padded + padded;
-    lode_status_t status = write_at(w, &padded, sizeof padded, 0);
-    if (status == LODE_OK)
-        status = write_at(w, text, length, sizeof padded);
-    if (status == LODE_OK)
-        status = write_at(w, spaces, padded - length, sizeof padded + length);
-    free(text);
+    if (status != LODE_OK)
+        return lode_fail_within(status, "%s: ", w->path);
+    w->data = bytes;
+    status = write_at(w, prefix, bytes, 0);
+    free(prefix);
     return status;
 }
 

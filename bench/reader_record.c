@@ -8,10 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/safetensors.h"
 #include "bench/progress.h"
 #include "bench/reader_bench.h"
 
-enum { PIECE_TOKENS = 256, HEADER_PAD = 8 };
+enum { PIECE_TOKENS = 256 };
 
 /** A file being written from its beginning to its end; it gets its name when it is whole. */
 typedef struct writing {
@@ -89,19 +90,14 @@ static lode_status_t write_bytes(writing_t *w, const void *data, size_t bytes)
 static lode_status_t write_header(writing_t *w)
 {
     json_t *header = make_header(w);
-    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
+    char *prefix;
+    size_t bytes;
+    lode_status_t status = lode_safetensors_prefix(header, &prefix, &bytes);
     json_decref(header);
-    if (!text)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the header of %s", w->path);
-    uint64_t length = strlen(text), padded = (length + HEADER_PAD - 1) / HEADER_PAD * HEADER_PAD;
-    char spaces[HEADER_PAD];
-    memset(spaces, ' ', sizeof spaces);
-    lode_status_t status = write_bytes(w, &padded, sizeof padded);
-    if (status == LODE_OK)
-        status = write_bytes(w, text, length);
-    if (status == LODE_OK)
-        status = write_bytes(w, spaces, padded - length);
-    free(text);
+    if (status != LODE_OK)
+        return lode_fail_within(status, "%s: ", w->path);
+    status = write_bytes(w, prefix, bytes);
+    free(prefix);
     return status;
 }
 
