@@ -8,18 +8,10 @@
 
 #include "reader/manner_inside.h"
 #include "reader/utf8.h"
+#include "tests/unit/reader_family.h"
 
 TestSuite(manner, .timeout = 60);
 TestSuite(scribe, .timeout = 60);
-
-static lode_tokenizer_h open_family(const char *name)
-{
-    char folder[1024];
-    lode_tokenizer_h tokenizer = NULL;
-    snprintf(folder, sizeof folder, "%s/%s", LODE_TEST_READER_VECTORS, name);
-    cr_assert(lode_tokenizer_open(folder, &tokenizer) == LODE_OK, "%s", lode_error_message());
-    return tokenizer;
-}
 
 /* ------------------------------------------------------------------ reader.json */
 

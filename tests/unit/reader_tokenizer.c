@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "reader/tokenizer_inside.h"
+#include "tests/unit/reader_family.h"
 
 TestSuite(tokenizer, .timeout = 60);
 
@@ -22,15 +23,6 @@ static json_t *load(const char *name)
     json_t *file = json_load_file(path, JSON_ALLOW_NUL, &error);
     cr_assert(file != NULL, "%s: %s", path, error.text);
     return file;
-}
-
-static lode_tokenizer_h open_family(const char *name)
-{
-    char folder[1024];
-    lode_tokenizer_h tokenizer = NULL;
-    snprintf(folder, sizeof folder, "%s/%s", LODE_TEST_READER_VECTORS, name);
-    cr_assert(lode_tokenizer_open(folder, &tokenizer) == LODE_OK, "%s", lode_error_message());
-    return tokenizer;
 }
 
 static void encode(lode_tokenizer_h tokenizer, const char *text, size_t bytes, bool special, lode_tokens_t *tokens)
