@@ -20,7 +20,7 @@
 typedef struct lode_model *lode_model_h;
 
 typedef struct lode_model_info {
-    const char *family;       /**< "llama" or "qwen3" */
+    const char *family;       /**< "llama", "qwen2" or "qwen3" */
     lode_geometry_t geometry; /**< all KV heads */
     uint32_t hidden, intermediate, vocabulary;
     uint32_t context;     /**< max_position_embeddings */
