@@ -288,6 +288,11 @@ typedef struct lode_block_params {
     uint32_t replicas;    /**< owners a page; 0: the configuration's */
     lode_landmark_spec_t landmark;
     uint64_t expected_tokens; /**< a hint that sizes the first extent; 0 if unknown */
+    /**
+     * 1: a draft. Its tokens stay with the writer and are attended to in full until it is sealed, so that all of them
+     * can be taken back; on other ranks it is empty till then. For probes and paragraphs, not for documents.
+     */
+    uint32_t draft;
 } lode_block_params_t;
 
 /**
@@ -316,6 +321,24 @@ LODE_API lode_status_t lode_block_append(lode_block_h block, uint32_t layer, uin
                                          const void *k, const void *v);
 /** Close a block to new tokens: its unfinished page goes to its owners. All layers must be equally long. */
 LODE_API lode_status_t lode_block_seal(lode_block_h block);
+/**
+ * Keep the first @p tokens of every layer, and forget those behind them; 0 clears the block. Not collective. Views that
+ * list the block move what stands behind it, as when it grows.
+ *
+ * Tokens that have left as pages cannot be taken back: of a block that is no draft that may be all but the last page.
+ *
+ * @return ::LODE_ERR_INVALID (a layer has fewer tokens; another rank's block), ::LODE_ERR_SEALED (it is sealed, or
+ *         tokens behind the @p tokens have left as pages: the message says how many can be kept at least); nothing is
+ *         forgotten then.
+ */
+LODE_API lode_status_t lode_block_crop(lode_block_h block, uint64_t tokens);
+/**
+ * Move the tokens from @p first on to the end of another block: a finished paragraph into a shared one. Not collective.
+ * Their keys are turned to their positions there, which rounds them to bf16 once more; @p from keeps what was before.
+ * All or nothing.
+ * @return as lode_block_crop() about @p from, as lode_block_append() about @p to; ::LODE_ERR_INVALID if they are one.
+ */
+LODE_API lode_status_t lode_block_move(lode_block_h from, uint64_t first, lode_block_h to);
 /** Free the block everywhere and close the handle. Views that list it return ::LODE_ERR_DROPPED from then on. */
 LODE_API lode_status_t lode_block_drop(lode_block_h *block);
 /** Close the handle; the block stays. A block that is closed unsealed by its writer loses its unfinished page. */
