@@ -34,18 +34,18 @@ void lode_problem_free(lode_problem_t *problem);
 void lode_problem_keep(lode_problem_t *problem, const json_t *gold, uint32_t most, uint64_t seed);
 
 /** A question about a problem's documents. */
-typedef struct lode_prompt {
+typedef struct lode_question {
     const char *text;
     size_t bytes;
     char *own;         /**< the text, if it is not the problem's */
     const char *value; /**< what is right; NULL: the whole answer. Borrowed from the gold */
-} lode_prompt_t;
+} lode_question_t;
 /**
  * One question for each value of the answer: "What is the weight of Keldik Z290?"
- * @param[out] prompts  (count); lode_prompts_free()
+ * @param[out] questions  (count); lode_questions_free()
  */
-lode_status_t lode_prompts_look_up(const json_t *gold, lode_prompt_t **prompts, uint32_t *count);
-void lode_prompts_free(lode_prompt_t *prompts, uint32_t count);
+lode_status_t lode_questions_look_up(const json_t *gold, lode_question_t **questions, uint32_t *count);
+void lode_questions_free(lode_question_t *questions, uint32_t count);
 
 /* ---------------------------------------------------------------- plain run */
 

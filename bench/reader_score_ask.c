@@ -14,7 +14,7 @@ typedef struct asking {
     lode_score_bench_t *b;
     uint64_t sample;
     const lode_problem_t *problem;
-    lode_prompt_t *prompts; /**< (count) */
+    lode_question_t *questions; /**< (count) */
     uint32_t count;
     lode_answer_t *dense; /**< (count) */
     bool dense_asked;
@@ -86,33 +86,33 @@ static lode_status_t begin_row(lode_score_bench_t *b, lode_reading_row_t *row)
     return LODE_OK;
 }
 
-static lode_status_t ask_one(lode_score_bench_t *b, lode_reading_row_t *row, const lode_prompt_t *prompt,
+static lode_status_t ask_one(lode_score_bench_t *b, lode_reading_row_t *row, const lode_question_t *question,
                              lode_answer_t *answer)
 {
     enum { BF16 = 2 };
     uint32_t dim = lode_model_info(lode_reader_model(b->readers[0]))->geometry.head_dim;
     lode_asking_t asking = {.policy = policy_of(b, row), .sampling = {.top_p = 1}, .most_tokens = b->most_tokens};
     if (row->reading->kind == LODE_READING_SHADOW) {
-        LODE_TRY(lode_plain_ask(&b->plain, prompt->text, prompt->bytes, b->most_tokens, answer));
+        LODE_TRY(lode_plain_ask(&b->plain, question->text, question->bytes, b->most_tokens, answer));
         row->moved += (double)b->plain.fetched * dim * BF16;
         return LODE_OK;
     }
-    LODE_TRY(lode_reader_ask(b->readers[row->reading->store], prompt->text, prompt->bytes, &asking, answer));
+    LODE_TRY(lode_reader_ask(b->readers[row->reading->store], question->text, question->bytes, &asking, answer));
     row->moved += (double)answer->records_wanted * (double)lode_record_bytes(b->format, dim);
     row->fetched += answer->bytes_fetched;
     return LODE_OK;
 }
 
-static lode_status_t write_prediction(const asking_t *a, const lode_reading_row_t *row, const lode_prompt_t *prompt,
+static lode_status_t write_prediction(const asking_t *a, const lode_reading_row_t *row, const lode_question_t *question,
                                       const lode_answer_t *answer)
 {
     if (!row->predictions)
         return LODE_OK;
     json_t *line = json_pack("{s:s%}", "prediction", answer->text, answer->bytes);
-    if (line && prompt->value) {
+    if (line && question->value) {
         json_object_set_new(line, "sample", json_integer((json_int_t)a->sample + 1));
-        json_object_set_new(line, "question", json_string(prompt->text));
-        json_object_set_new(line, "answer", json_string(prompt->value));
+        json_object_set_new(line, "question", json_string(question->text));
+        json_object_set_new(line, "answer", json_string(question->value));
     }
     bool wrong = !line || json_dumpf(line, row->predictions, JSON_COMPACT) != 0 ||
                  fputc('\n', row->predictions) == EOF || fflush(row->predictions) != 0;
@@ -165,13 +165,13 @@ static lode_status_t score_whole(lode_reading_row_t *row, const json_t *gold, co
 
 static lode_status_t score_answer(asking_t *a, lode_reading_row_t *row, uint32_t i, const lode_answer_t *answer)
 {
-    const lode_prompt_t *prompt = &a->prompts[i];
+    const lode_question_t *question = &a->questions[i];
     count_answer(row, answer, a->dense_asked ? &a->dense[i] : NULL);
-    if (prompt->value)
-        score_look_up(row, prompt->value, answer);
+    if (question->value)
+        score_look_up(row, question->value, answer);
     else
         LODE_TRY(score_whole(row, a->b->lines[a->sample].gold, answer, &row->scores[a->sample]));
-    return write_prediction(a, row, prompt, answer);
+    return write_prediction(a, row, question, answer);
 }
 
 /* All questions of the sample under one policy. Dense answers are kept for the others to be held against. */
@@ -182,7 +182,7 @@ static lode_status_t ask_row(asking_t *a, lode_reading_row_t *row)
     LODE_TRY(begin_row(a->b, row));
     for (uint32_t i = 0; i < a->count; i++) {
         lode_answer_t answer = {0};
-        LODE_TRY(ask_one(a->b, row, &a->prompts[i], &answer));
+        LODE_TRY(ask_one(a->b, row, &a->questions[i], &answer));
         lode_status_t status = score_answer(a, row, i, &answer);
         if (dense)
             a->dense[i] = answer;
@@ -218,25 +218,25 @@ static lode_status_t ask_rows(asking_t *a, lode_progress_t *progress)
     return LODE_OK;
 }
 
-static lode_status_t make_prompts(asking_t *a)
+static lode_status_t make_questions(asking_t *a)
 {
     if (a->b->look_ups) {
-        LODE_TRY(lode_prompts_look_up(a->b->lines[a->sample].gold, &a->prompts, &a->count));
+        LODE_TRY(lode_questions_look_up(a->b->lines[a->sample].gold, &a->questions, &a->count));
     } else {
-        a->prompts = calloc(1, sizeof *a->prompts);
-        a->count = a->prompts ? 1 : 0;
-        if (a->prompts)
-            *a->prompts = (lode_prompt_t){.text = a->problem->request, .bytes = a->problem->request_bytes};
+        a->questions = calloc(1, sizeof *a->questions);
+        a->count = a->questions ? 1 : 0;
+        if (a->questions)
+            *a->questions = (lode_question_t){.text = a->problem->request, .bytes = a->problem->request_bytes};
     }
     a->dense = calloc(a->count + 1, sizeof *a->dense);
-    return a->prompts && a->dense ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for questions");
+    return a->questions && a->dense ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for questions");
 }
 
 lode_status_t lode_score_ask(lode_score_bench_t *b, uint64_t sample, const lode_problem_t *problem,
                              lode_progress_t *progress)
 {
     asking_t a = {.b = b, .sample = sample, .problem = problem};
-    lode_status_t status = make_prompts(&a);
+    lode_status_t status = make_questions(&a);
     for (uint32_t i = 0; i < b->stores && status == LODE_OK; i++)
         status = lode_reader_list(b->readers[i], problem->documents, problem->count);
     if (status == LODE_OK && b->wants_plain)
@@ -247,6 +247,6 @@ lode_status_t lode_score_ask(lode_score_bench_t *b, uint64_t sample, const lode_
     for (uint32_t i = 0; a.dense && i < a.count; i++)
         lode_answer_free(&a.dense[i]);
     free(a.dense);
-    lode_prompts_free(a.prompts, a.count);
+    lode_questions_free(a.questions, a.count);
     return status;
 }

@@ -189,28 +189,28 @@ static const char *label_of(const char *key, const json_t *item)
     return found;
 }
 
-static lode_status_t add_prompt(const char *key, const json_t *item, const json_t *value, lode_prompt_t *prompt)
+static lode_status_t add_question(const char *key, const json_t *item, const json_t *value, lode_question_t *question)
 {
     char label[64];
     snprintf(label, sizeof label, "%s", label_of(key, item));
     for (char *c = label; *c; c++)
         *c = (char)(*c >= 'A' && *c <= 'Z' ? *c + 'a' - 'A' : *c);
     int bytes =
-        asprintf(&prompt->own, "What is the %s of %s?", label, json_string_value(json_object_get(item, "name")));
+        asprintf(&question->own, "What is the %s of %s?", label, json_string_value(json_object_get(item, "name")));
     if (bytes < 0) {
-        prompt->own = NULL;
+        question->own = NULL;
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a question");
     }
-    prompt->text = prompt->own;
-    prompt->bytes = (size_t)bytes;
-    prompt->value = json_string_value(value);
+    question->text = question->own;
+    question->bytes = (size_t)bytes;
+    question->value = json_string_value(value);
     return LODE_OK;
 }
 
-lode_status_t lode_prompts_look_up(const json_t *gold, lode_prompt_t **out, uint32_t *out_count)
+lode_status_t lode_questions_look_up(const json_t *gold, lode_question_t **out, uint32_t *out_count)
 {
-    lode_prompt_t *prompts = calloc(2 * json_array_size(gold) + 1, sizeof *prompts);
-    lode_status_t status = prompts ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for questions");
+    lode_question_t *questions = calloc(2 * json_array_size(gold) + 1, sizeof *questions);
+    lode_status_t status = questions ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for questions");
     uint32_t count = 0;
     const json_t *item;
     size_t i;
@@ -222,22 +222,22 @@ lode_status_t lode_prompts_look_up(const json_t *gold, lode_prompt_t **out, uint
         {
             if (strcmp(key, "name") == 0 || status != LODE_OK)
                 continue;
-            status = add_prompt(key, item, value, &prompts[count]);
+            status = add_question(key, item, value, &questions[count]);
             count += status == LODE_OK;
         }
     }
     if (status != LODE_OK) {
-        lode_prompts_free(prompts, count);
+        lode_questions_free(questions, count);
         return status;
     }
-    *out = prompts;
+    *out = questions;
     *out_count = count;
     return LODE_OK;
 }
 
-void lode_prompts_free(lode_prompt_t *prompts, uint32_t count)
+void lode_questions_free(lode_question_t *questions, uint32_t count)
 {
-    for (uint32_t i = 0; prompts && i < count; i++)
-        free(prompts[i].own);
-    free(prompts);
+    for (uint32_t i = 0; questions && i < count; i++)
+        free(questions[i].own);
+    free(questions);
 }

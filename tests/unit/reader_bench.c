@@ -106,15 +106,16 @@ Test(look_ups, every_value_is_asked_for_by_its_label)
 {
     json_t *gold = gold_of("[{\"name\":\"Keldik Z290\",\"weight\":\"5110 g\",\"material\":\"bamboo\"},"
                            "{\"name\":\"Dr. Holm\",\"phone\":\"030 55\",\"aura\":\"blue\"}]");
-    lode_prompt_t *prompts;
+    lode_question_t *questions;
     uint32_t count;
-    cr_assert(lode_prompts_look_up(gold, &prompts, &count) == LODE_OK && count == 4);
-    cr_expect(strcmp(prompts[0].text, "What is the weight of Keldik Z290?") == 0, "%s", prompts[0].text);
-    cr_expect(strcmp(prompts[0].value, "5110 g") == 0 && prompts[0].bytes == strlen(prompts[0].text));
-    cr_expect(strcmp(prompts[1].text, "What is the body of Keldik Z290?") == 0 || strstr(prompts[1].text, "material"),
-              "%s", prompts[1].text);
-    cr_expect(strcmp(prompts[3].text, "What is the aura of Dr. Holm?") == 0, "a key nobody knows is its own label");
-    lode_prompts_free(prompts, count);
+    cr_assert(lode_questions_look_up(gold, &questions, &count) == LODE_OK && count == 4);
+    cr_expect(strcmp(questions[0].text, "What is the weight of Keldik Z290?") == 0, "%s", questions[0].text);
+    cr_expect(strcmp(questions[0].value, "5110 g") == 0 && questions[0].bytes == strlen(questions[0].text));
+    cr_expect(strcmp(questions[1].text, "What is the body of Keldik Z290?") == 0 ||
+                  strstr(questions[1].text, "material"),
+              "%s", questions[1].text);
+    cr_expect(strcmp(questions[3].text, "What is the aura of Dr. Holm?") == 0, "a key nobody knows is its own label");
+    lode_questions_free(questions, count);
     json_decref(gold);
 }
 
