@@ -13,6 +13,7 @@
 
 #include "bench/job.h"
 #include "bench/landmarks.h"
+#include "bench/options.h"
 #include "bench/progress.h"
 #include "bench/rivals.h"
 
@@ -29,7 +30,7 @@ typedef enum lode_chooser_kind {
     LODE_CHOOSER_RANDOM
 } lode_chooser_kind_t;
 
-enum { LODE_CHOOSER_NAME = 40, LODE_CHOOSERS_MAX = 48, LODE_FRONTIER_BUDGETS_MAX = 16 };
+enum { LODE_CHOOSER_NAME = 40, LODE_CHOOSERS_MAX = 48 };
 
 typedef struct lode_chooser {
     char name[LODE_CHOOSER_NAME];
@@ -44,8 +45,6 @@ typedef struct lode_chooser {
 lode_status_t lode_chooser_parse(const char *text, lode_chooser_t *policy);
 /** Names separated by commas, none twice. The oracle is put first if it is not among them: it is the measure. */
 lode_status_t lode_choosers_parse(const char *text, lode_chooser_t policies[LODE_CHOOSERS_MAX], uint32_t *count);
-/** Shares separated by commas, ascending, none twice: "0.5%,1%,0.05". */
-lode_status_t lode_budgets_parse(const char *text, double budgets[LODE_FRONTIER_BUDGETS_MAX], uint32_t *count);
 /** Budgets of a policy's rows: dense has one. */
 static inline uint32_t lode_chooser_budgets(const lode_chooser_t *policy, uint32_t budgets)
 {
@@ -69,7 +68,7 @@ typedef struct lode_frontier_params {
     double link; /**< Gbit/s between ranks, as measured; 0: one rank, no link */
     const lode_chooser_t *policies;
     uint32_t policy_count;
-    double budgets[LODE_FRONTIER_BUDGETS_MAX];
+    double budgets[LODE_BUDGETS_MAX];
     uint32_t budget_count;
     uint32_t fit;         /**< generated queries that transforms are made from */
     uint32_t runs, steps; /**< judged: runs of so many consecutive queries */
@@ -94,7 +93,7 @@ enum { LODE_OUTCOME_NUMBERS = sizeof(lode_outcome_t) / sizeof(double) };
 /** One policy: what it found so far, [budget][kind of head]; captures have no kinds, theirs is the first. */
 typedef struct lode_frontier_found {
     uint32_t layers; /**< judged already */
-    lode_outcome_t sum[LODE_FRONTIER_BUDGETS_MAX][LODE_HEAD_KINDS];
+    lode_outcome_t sum[LODE_BUDGETS_MAX][LODE_HEAD_KINDS];
 } lode_frontier_found_t;
 
 /** One KV head. All borrowed. */

@@ -24,7 +24,7 @@ struct lode_frontier_head {
     uint64_t *wide;           /* (tokens) */
     uint32_t *picks, *chosen; /* (tokens + 64) */
     uint32_t *before;         /* (budgets, tokens): what the query before fetched */
-    uint64_t before_count[LODE_FRONTIER_BUDGETS_MAX];
+    uint64_t before_count[LODE_BUDGETS_MAX];
     uint8_t *marked; /* (tokens) */
 };
 

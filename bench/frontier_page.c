@@ -8,7 +8,7 @@
 
 #include "bench/frontier.h"
 
-enum { PATH = 4096, PLOTS = 3, ROWS = LODE_CHOOSERS_MAX * LODE_FRONTIER_BUDGETS_MAX };
+enum { PATH = 4096, PLOTS = 3, ROWS = LODE_CHOOSERS_MAX * LODE_BUDGETS_MAX };
 
 typedef struct plot {
     const char *name, *title, *label, *settings;

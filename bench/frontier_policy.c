@@ -169,23 +169,6 @@ lode_status_t lode_choosers_parse(const char *text, lode_chooser_t policies[LODE
     return LODE_OK;
 }
 
-lode_status_t lode_budgets_parse(const char *text, double budgets[LODE_FRONTIER_BUDGETS_MAX], uint32_t *count)
-{
-    char word[64];
-    uint32_t n = 0;
-    for (const char *rest = text; rest; n++) {
-        rest = next_word(rest, word, sizeof word);
-        if (n == LODE_FRONTIER_BUDGETS_MAX)
-            return lode_fail(LODE_ERR_INVALID, "more than %d budgets", LODE_FRONTIER_BUDGETS_MAX);
-        if (lode_parse_share(word, &budgets[n]) != LODE_OK)
-            return lode_fail_within(LODE_ERR_INVALID, "budgets \"%s\": ", text);
-        if (n && budgets[n] <= budgets[n - 1])
-            return lode_fail(LODE_ERR_INVALID, "budgets \"%s\": \"%s\" is not above the one before it", text, word);
-    }
-    *count = n;
-    return LODE_OK;
-}
-
 lode_chooser_bytes_t lode_chooser_count_bytes(const lode_chooser_t *policy, const lode_shadow_params_t *shadow,
                                               uint32_t kv_heads, uint32_t dim, uint64_t tokens)
 {

@@ -161,7 +161,7 @@ uint32_t lode_frontier_beaten(const lode_frontier_row_t *rows, uint32_t count, l
 
 static void print_beaten(const lode_frontier_row_t *rows, uint32_t count)
 {
-    static lode_beaten_t beaten[LODE_CHOOSERS_MAX * LODE_FRONTIER_BUDGETS_MAX];
+    static lode_beaten_t beaten[LODE_CHOOSERS_MAX * LODE_BUDGETS_MAX];
     uint32_t compared, n = lode_frontier_beaten(rows, count, beaten, &compared);
     printf("\n%u rows of rivals compared with the best of ours at as many bytes a step and no more landmark memory "
            "(or the\nsmallest of ours, where none is as small): %u better\n",
@@ -189,7 +189,7 @@ static void print_share(double share)
 
 void lode_frontier_print(const lode_frontier_params_t *p, const lode_frontier_found_t *found)
 {
-    static lode_frontier_row_t rows[LODE_CHOOSERS_MAX * LODE_FRONTIER_BUDGETS_MAX];
+    static lode_frontier_row_t rows[LODE_CHOOSERS_MAX * LODE_BUDGETS_MAX];
     uint32_t n = lode_frontier_rows(p, found, rows);
     printf("%-18s %7s %9s %9s %9s %9s  %6s %6s %7s %6s %6s%s\n", "policy", "budget", "B/token", "resident", "MB a step",
            "ms at 100", "mass", "oracle", "error", "facts", "again", p->scores ? "  score" : "");
@@ -255,7 +255,7 @@ static json_t *row_json(const lode_frontier_params_t *p, const lode_frontier_row
 
 static json_t *beaten_json(const lode_frontier_row_t *rows, uint32_t count)
 {
-    static lode_beaten_t beaten[LODE_CHOOSERS_MAX * LODE_FRONTIER_BUDGETS_MAX];
+    static lode_beaten_t beaten[LODE_CHOOSERS_MAX * LODE_BUDGETS_MAX];
     uint32_t compared, n = lode_frontier_beaten(rows, count, beaten, &compared);
     json_t *list = json_array();
     for (uint32_t i = 0; i < n; i++)
@@ -337,7 +337,7 @@ json_t *lode_frontier_settings(const lode_frontier_params_t *p, const char *gene
 
 json_t *lode_frontier_json(const lode_frontier_params_t *p, const lode_frontier_found_t *found, json_t *settings)
 {
-    static lode_frontier_row_t rows[LODE_CHOOSERS_MAX * LODE_FRONTIER_BUDGETS_MAX];
+    static lode_frontier_row_t rows[LODE_CHOOSERS_MAX * LODE_BUDGETS_MAX];
     uint32_t n = lode_frontier_rows(p, found, rows);
     json_t *list = json_array(), *report = json_object();
     const char *key;

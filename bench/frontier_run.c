@@ -211,7 +211,7 @@ static lode_status_t judge_own(run_t *r, const lode_chooser_t *policy)
     size_t row = (size_t)r->p->budget_count * LODE_OUTCOME_NUMBERS;
     memset(r->sums, 0, r->heads * row * sizeof *r->sums);
     for (uint32_t head = r->first; head < r->last; head++) {
-        lode_outcome_t found[LODE_FRONTIER_BUDGETS_MAX] = {{0}};
+        lode_outcome_t found[LODE_BUDGETS_MAX] = {{0}};
         LODE_TRY(lode_frontier_head_judge(r->ready[head - r->first], policy, found));
         memcpy(r->sums + head * row, found, row * sizeof *r->sums);
         lode_progress_at(&r->progress, ++r->done);

@@ -26,4 +26,8 @@ bool lode_bench_given(const lode_options_t *options, const char *name, const cha
  */
 lode_status_t lode_bench_policy(const char *text, bool *dense, lode_landmark_spec_t *landmark);
 
+enum { LODE_BUDGETS_MAX = 16 };
+/** Shares separated by commas, ascending, none twice: "0.5%,1%,0.05". */
+lode_status_t lode_budgets_parse(const char *text, double budgets[LODE_BUDGETS_MAX], uint32_t *count);
+
 #endif

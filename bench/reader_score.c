@@ -32,125 +32,7 @@ static const lode_option_t score_options[] = {
     {NULL},
 };
 
-/* ----------------------------------------------------------------- policies */
-
-static lode_status_t unknown(const char *text)
-{
-    static const lode_option_t names[] = {{"dense"},     {"shadowkv"},  {"landmark1"},  {"landmark2"},
-                                          {"landmark4"}, {"landmark8"}, {"landmark16"}, {NULL}};
-    char word[LODE_READING_NAME];
-    snprintf(word, sizeof word, "%.*s", (int)strcspn(text, ":"), text);
-    const char *nearest = lode_options_nearest(names, word);
-    if (nearest && strcmp(nearest, word) != 0)
-        return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", text, nearest);
-    return lode_fail(LODE_ERR_INVALID,
-                     "no policy is called \"%s\"; there are dense, shadowkv, shadowkv:rN with a rank N, and landmarks: "
-                     "landmark1, 2, 4, 8 and 16, with :cN, :higgs or :nocentre",
-                     text);
-}
-
-static lode_status_t parse_rank(const char *text, const char *number, uint32_t *rank)
-{
-    uint64_t value;
-    if (lode_parse_count(number, &value) != LODE_OK || !value || value > UINT16_MAX)
-        return lode_fail(LODE_ERR_INVALID, "policy \"%s\": a rank is a whole number from 1, like shadowkv:r64", text);
-    *rank = (uint32_t)value;
-    return LODE_OK;
-}
-
-lode_status_t lode_reading_parse(const char *text, lode_reading_t *reading)
-{
-    lode_reading_t made = {.kind = LODE_READING_DENSE};
-    if (strlen(text) >= sizeof made.name)
-        return unknown(text);
-    snprintf(made.name, sizeof made.name, "%s", text);
-    if (strcmp(text, "shadowkv") == 0 || strncmp(text, "shadowkv:r", 10) == 0) {
-        made.kind = LODE_READING_SHADOW;
-        if (text[8])
-            LODE_TRY(parse_rank(text, text + 10, &made.rank));
-    } else if (strcmp(text, "dense") != 0) {
-        made.kind = LODE_READING_LANDMARK;
-        if (strncmp(text, "landmark", 8) != 0)
-            return unknown(text);
-        if (lode_landmark_parse(text, &made.landmark) != LODE_OK)
-            return strchr(text, ':') ? LODE_ERR_INVALID : unknown(text);
-    }
-    *reading = made;
-    return LODE_OK;
-}
-
-static bool same_landmark(const lode_landmark_spec_t *a, const lode_landmark_spec_t *b)
-{
-    return a->codec == b->codec && a->bits == b->bits && a->chunk == b->chunk && a->centre == b->centre &&
-           a->index == b->index;
-}
-
-/* Dense reads whatever blocks there are. */
-static lode_status_t number_stores(lode_reading_t *readings, uint32_t count, uint32_t *stores)
-{
-    lode_landmark_spec_t found[LODE_READINGS_MAX];
-    uint32_t n = 0;
-    bool dense = false;
-    for (uint32_t i = 0; i < count; i++) {
-        dense = dense || readings[i].kind == LODE_READING_DENSE;
-        if (readings[i].kind != LODE_READING_LANDMARK)
-            continue;
-        uint32_t at = 0;
-        while (at < n && !same_landmark(&found[at], &readings[i].landmark))
-            at++;
-        if (at == n)
-            found[n++] = readings[i].landmark;
-        readings[i].store = at;
-    }
-    if (dense && !n)
-        LODE_TRY(lode_landmark_parse("landmark2", &found[n++]));
-    for (uint32_t i = 0; i < count; i++)
-        if (readings[i].kind == LODE_READING_DENSE)
-            readings[i].landmark = found[0];
-    *stores = n;
-    return LODE_OK;
-}
-
-lode_status_t lode_readings_parse(const char *text, lode_reading_t readings[LODE_READINGS_MAX], uint32_t *count,
-                                  uint32_t *stores)
-{
-    uint32_t n = 0;
-    for (const char *at = text; at; n++) {
-        char word[64];
-        size_t length = strcspn(at, ",");
-        snprintf(word, sizeof word, "%.*s", (int)length, at);
-        if (n == LODE_READINGS_MAX)
-            return lode_fail(LODE_ERR_INVALID, "more than %d policies", LODE_READINGS_MAX);
-        LODE_TRY(lode_reading_parse(word, &readings[n]));
-        for (uint32_t i = 0; i < n; i++)
-            if (strcmp(readings[i].name, word) == 0)
-                return lode_fail(LODE_ERR_INVALID, "policy \"%s\" is named twice", word);
-        at = at[length] ? at + length + 1 : NULL;
-    }
-    LODE_TRY(number_stores(readings, n, stores));
-    *count = n;
-    return LODE_OK;
-}
-
 /* -------------------------------------------------------------------- wishes */
-
-static lode_status_t read_budgets(const char *text, lode_score_bench_t *b)
-{
-    for (const char *at = text; at; b->budget_count++) {
-        char word[64];
-        size_t length = strcspn(at, ",");
-        double *budget = &b->budgets[b->budget_count];
-        snprintf(word, sizeof word, "%.*s", (int)length, at);
-        if (b->budget_count == LODE_READING_BUDGETS_MAX)
-            return lode_fail(LODE_ERR_INVALID, "--budgets: more than %d", LODE_READING_BUDGETS_MAX);
-        if (lode_parse_share(word, budget) != LODE_OK)
-            return lode_fail_within(LODE_ERR_INVALID, "--budgets \"%s\": ", text);
-        if (b->budget_count && *budget <= budget[-1])
-            return lode_fail(LODE_ERR_INVALID, "--budgets \"%s\": \"%s\" is not above the one before it", text, word);
-        at = at[length] ? at + length + 1 : NULL;
-    }
-    return LODE_OK;
-}
 
 static lode_status_t read_wishes(lode_score_bench_t *b)
 {
@@ -159,8 +41,8 @@ static lode_status_t read_wishes(lode_score_bench_t *b)
     b->samples_path = lode_options_get(o, "samples");
     if (!b->model || !b->samples_path)
         return lode_fail(LODE_ERR_INVALID, "bench text2json needs --model DIR and --samples FILE");
-    LODE_TRY(lode_readings_parse(lode_options_get(o, "policies"), b->readings, &b->reading_count, &b->stores));
-    LODE_TRY(read_budgets(lode_options_get(o, "budgets"), b));
+    LODE_TRY(lode_readings_parse(lode_options_get(o, "policies"), b->readings, &b->reading_count, &b->stores.count));
+    LODE_TRY(lode_budgets_parse(lode_options_get(o, "budgets"), b->budgets, &b->budget_count));
     LODE_TRY(lode_format_parse(lode_options_get(o, "format"), &b->format));
     b->most_documents = (uint32_t)lode_options_count(o, "documents");
     b->outliers = (uint32_t)lode_options_count(o, "outliers");
@@ -228,42 +110,14 @@ static lode_status_t prepare(lode_score_bench_t *b)
     return LODE_OK;
 }
 
-static const lode_landmark_spec_t *landmark_of_store(const lode_score_bench_t *b, uint32_t store)
+static lode_status_t open_model(lode_score_bench_t *b)
 {
-    for (uint32_t i = 0; i < b->reading_count; i++)
-        if (b->readings[i].kind != LODE_READING_SHADOW && b->readings[i].store == store)
-            return &b->readings[i].landmark;
-    return NULL;
-}
-
-/* ShadowKV alone needs no blocks, but the model all the same. */
-static lode_status_t open_readers(lode_score_bench_t *b)
-{
-    lode_landmark_spec_t any;
-    LODE_TRY(lode_landmark_parse("landmark2", &any));
-    for (uint32_t i = 0; i < b->stores || i < 1; i++) {
-        const lode_landmark_spec_t *landmark = landmark_of_store(b, i);
-        lode_reader_params_t params = {.model = b->model, .format = b->format, .landmark = landmark ? *landmark : any};
-        LODE_TRY(lode_reader_open(&params, &b->readers[i]));
-    }
+    lode_stores_t *stores = &b->stores;
+    LODE_TRY(lode_stores_open(b->model, b->format, b->readings, b->reading_count, stores->count, stores));
     if (!b->wants_plain || b->job.rank > 0)
         return LODE_OK;
-    return lode_plain_open(lode_reader_model(b->readers[0]), lode_reader_tokenizer(b->readers[0]),
-                           lode_reader_manner(b->readers[0]), &b->plain);
-}
-
-/* The model says the geometry, so the cluster is joined when it is open. */
-static lode_status_t join(lode_score_bench_t *b)
-{
-    LODE_TRY(lode_job_agree(open_readers(b)));
-    if (!b->stores)
-        return LODE_OK;
-    LODE_TRY(lode_job_agree(
-        lode_cluster_join(b->config, &lode_model_info(lode_reader_model(b->readers[0]))->geometry, &b->cluster)));
-    lode_status_t status = LODE_OK;
-    for (uint32_t i = 0; i < b->stores && status == LODE_OK; i++)
-        status = lode_reader_attach(b->readers[i], b->cluster);
-    return lode_job_agree(status);
+    return lode_plain_open(lode_reader_model(stores->readers[0]), lode_reader_tokenizer(stores->readers[0]),
+                           lode_reader_manner(stores->readers[0]), &b->plain);
 }
 
 /* Ranks share the documents; rank 0 asks, and meanwhile the others sleep and serve. */
@@ -274,7 +128,7 @@ static lode_status_t run_sample(lode_score_bench_t *b, uint64_t sample, lode_pro
     LODE_TRY(lode_job_agree(lode_problem_split(line->problem, line->bytes, &problem)));
     lode_problem_keep(&problem, line->gold, b->most_documents, sample);
     uint64_t begin = lode_now_ns();
-    lode_status_t status = lode_job_agree(lode_score_ingest(b, &problem));
+    lode_status_t status = lode_job_agree(lode_stores_ingest(&b->stores, &b->job, &problem));
     b->prefill_ns += lode_now_ns() - begin;
     if (status == LODE_OK) {
         status = b->job.rank == 0 ? lode_score_ask(b, sample, &problem, progress) : LODE_OK;
@@ -282,8 +136,8 @@ static lode_status_t run_sample(lode_score_bench_t *b, uint64_t sample, lode_pro
         status = lode_job_agree(status);
     }
     lode_problem_free(&problem);
-    if (status == LODE_OK && b->stores)
-        status = lode_job_agree(b->job.rank == 0 ? lode_score_forget(b) : LODE_OK);
+    if (status == LODE_OK)
+        status = lode_job_agree(b->job.rank == 0 ? lode_stores_forget(&b->stores) : LODE_OK);
     return status;
 }
 
@@ -304,7 +158,8 @@ static lode_status_t run(lode_score_bench_t *b)
     lode_progress_t progress;
     LODE_TRY(lode_job_begin(&b->job));
     LODE_TRY(lode_job_agree(prepare(b)));
-    LODE_TRY(join(b));
+    LODE_TRY(lode_job_agree(open_model(b)));
+    LODE_TRY(lode_stores_join(&b->stores, b->config));
     lode_status_t status = LODE_OK;
     lode_progress_begin(&progress, "answers", b->samples * b->row_count);
     for (uint64_t i = 0; i < b->samples && status == LODE_OK; i++)
@@ -319,10 +174,7 @@ static lode_status_t run(lode_score_bench_t *b)
 static void free_bench(lode_score_bench_t *b)
 {
     lode_plain_close(&b->plain);
-    for (uint32_t i = 0; i < LODE_READINGS_MAX; i++)
-        lode_reader_close(&b->readers[i]);
-    if (b->cluster)
-        lode_cluster_leave(&b->cluster);
+    lode_stores_close(&b->stores);
     for (uint32_t i = 0; i < b->row_count; i++) {
         free(b->rows[i].scores);
         if (b->rows[i].predictions)

@@ -6,30 +6,10 @@
 #ifndef LODE_BENCH_READER_SCORE_H
 #define LODE_BENCH_READER_SCORE_H
 
-#include "bench/job.h"
 #include "bench/options.h"
 #include "bench/progress.h"
-#include "bench/reader_bench.h"
+#include "bench/readings.h"
 #include "bench/text2json.h"
-
-enum { LODE_READINGS_MAX = 24, LODE_READING_BUDGETS_MAX = 16, LODE_READING_NAME = 40 };
-
-typedef enum lode_reading_kind { LODE_READING_DENSE, LODE_READING_LANDMARK, LODE_READING_SHADOW } lode_reading_kind_t;
-
-/** How documents are attended to. */
-typedef struct lode_reading {
-    char name[LODE_READING_NAME];
-    lode_reading_kind_t kind;
-    lode_landmark_spec_t landmark; /**< of the blocks that are read; of dense those of the first that has any */
-    uint32_t rank;                 /**< SHADOW: 0: as published, or scaled */
-    uint32_t store;                /**< which of the different landmarks it reads */
-} lode_reading_t;
-
-/** "dense", "shadowkv", "shadowkv:r64" or a landmark's name. @return LODE_ERR_INVALID with the nearest one. */
-lode_status_t lode_reading_parse(const char *text, lode_reading_t *reading);
-/** Names separated by commas, none twice; numbers the different landmarks. @param[out] stores  how many these are */
-lode_status_t lode_readings_parse(const char *text, lode_reading_t readings[LODE_READINGS_MAX], uint32_t *count,
-                                  uint32_t *stores);
 
 /** What one policy at one budget did: sums over samples. */
 typedef struct lode_reading_row {
@@ -52,17 +32,16 @@ typedef struct lode_score_bench {
     lode_options_t options;
     lode_config_h config;
     lode_job_t job;
-    lode_cluster_h cluster;
     const char *model, *samples_path;
     lode_task_line_t *lines;
     uint64_t samples;
     lode_reading_t readings[LODE_READINGS_MAX];
-    uint32_t reading_count, stores;
-    double budgets[LODE_READING_BUDGETS_MAX];
+    uint32_t reading_count;
+    double budgets[LODE_BUDGETS_MAX];
     uint32_t budget_count;
     lode_reading_row_t *rows; /**< (row_count) */
     uint32_t row_count;
-    lode_reader_h readers[LODE_READINGS_MAX]; /**< (stores): the same model over blocks of other landmarks */
+    lode_stores_t stores;
     lode_plain_t plain;
     bool wants_plain;
     lode_format_t format;
@@ -72,13 +51,9 @@ typedef struct lode_score_bench {
     uint64_t prefill_ns;
 } lode_score_bench_t;
 
-/** This rank's documents, for each kind of landmark. */
-lode_status_t lode_score_ingest(lode_score_bench_t *bench, const lode_problem_t *problem);
 /** Ask and score a sample under every policy. */
 lode_status_t lode_score_ask(lode_score_bench_t *bench, uint64_t sample, const lode_problem_t *problem,
                              lode_progress_t *progress);
-/** Drop the sample's blocks. */
-lode_status_t lode_score_forget(lode_score_bench_t *bench);
 
 /** The table, and with `--json F` the rows. By rank 0. */
 void lode_score_print(const lode_score_bench_t *bench);

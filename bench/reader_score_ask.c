@@ -20,59 +20,12 @@ typedef struct asking {
     bool dense_asked;
 } asking_t;
 
-/* ------------------------------------------------------------------- blocks */
-
-lode_status_t lode_score_ingest(lode_score_bench_t *b, const lode_problem_t *problem)
-{
-    lode_document_t *own = malloc(problem->count * sizeof *own);
-    uint32_t n = 0;
-    lode_status_t status = own ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for documents");
-    for (uint32_t i = b->job.rank; own && i < problem->count; i += b->job.ranks)
-        own[n++] = problem->documents[i];
-    for (uint32_t i = 0; i < b->stores && n && status == LODE_OK; i++)
-        status = lode_reader_ingest(b->readers[i], own, n, NULL, NULL, NULL);
-    free(own);
-    return status;
-}
-
-/* All blocks of the job's own cluster are of this sample. */
-lode_status_t lode_score_forget(lode_score_bench_t *b)
-{
-    uint32_t count = 0, got = 0;
-    for (uint32_t i = 0; i < b->stores; i++)
-        LODE_TRY(lode_reader_list(b->readers[i], NULL, 0));
-    LODE_TRY(lode_cluster_blocks(b->cluster, NULL, 0, &count));
-    lode_block_entry_t *entries = calloc(count + 1, sizeof *entries);
-    if (!entries)
-        return lode_fail(LODE_ERR_NO_MEMORY, "no memory to list %u blocks", count);
-    lode_status_t status = lode_cluster_blocks(b->cluster, entries, count, &got);
-    for (uint32_t i = 0; i < got && i < count && status == LODE_OK; i++) {
-        lode_block_h block;
-        status = lode_block_open(b->cluster, entries[i].name, &block);
-        if (status == LODE_OK)
-            status = lode_block_drop(&block);
-    }
-    free(entries);
-    return status;
-}
-
 /* ------------------------------------------------------------------- asking */
-
-static lode_policy_t policy_of(const lode_score_bench_t *b, const lode_reading_row_t *row)
-{
-    bool dense = row->reading->kind == LODE_READING_DENSE;
-    return (lode_policy_t){.select = dense ? LODE_SELECT_DENSE : LODE_SELECT_LANDMARK,
-                           .merge = LODE_MERGE_MAX,
-                           .budget_share = row->budget,
-                           .sinks = b->sinks,
-                           .window = b->window,
-                           .lost = LODE_LOST_FAIL};
-}
 
 /* What a policy keeps, and ShadowKV's keys, are of the sample's documents, whatever is asked. */
 static lode_status_t begin_row(lode_score_bench_t *b, lode_reading_row_t *row)
 {
-    const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->readers[0]))->geometry;
+    const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->stores.readers[0]))->geometry;
     const lode_landmark_spec_t *landmark = &row->reading->landmark;
     if (row->reading->kind == LODE_READING_LANDMARK)
         row->landmarks =
@@ -90,14 +43,16 @@ static lode_status_t ask_one(lode_score_bench_t *b, lode_reading_row_t *row, con
                              lode_answer_t *answer)
 {
     enum { BF16 = 2 };
-    uint32_t dim = lode_model_info(lode_reader_model(b->readers[0]))->geometry.head_dim;
-    lode_asking_t asking = {.policy = policy_of(b, row), .sampling = {.top_p = 1}, .most_tokens = b->most_tokens};
+    uint32_t dim = lode_model_info(lode_reader_model(b->stores.readers[0]))->geometry.head_dim;
+    lode_asking_t asking = {.policy = lode_reading_policy(row->reading, row->budget, b->sinks, b->window),
+                            .sampling = {.top_p = 1},
+                            .most_tokens = b->most_tokens};
     if (row->reading->kind == LODE_READING_SHADOW) {
         LODE_TRY(lode_plain_ask(&b->plain, question->text, question->bytes, b->most_tokens, answer));
         row->moved += (double)b->plain.fetched * dim * BF16;
         return LODE_OK;
     }
-    LODE_TRY(lode_reader_ask(b->readers[row->reading->store], question->text, question->bytes, &asking, answer));
+    LODE_TRY(lode_reader_ask(b->stores.readers[row->reading->store], question->text, question->bytes, &asking, answer));
     row->moved += (double)answer->records_wanted * (double)lode_record_bytes(b->format, dim);
     row->fetched += answer->bytes_fetched;
     return LODE_OK;
@@ -237,8 +192,8 @@ lode_status_t lode_score_ask(lode_score_bench_t *b, uint64_t sample, const lode_
 {
     asking_t a = {.b = b, .sample = sample, .problem = problem};
     lode_status_t status = make_questions(&a);
-    for (uint32_t i = 0; i < b->stores && status == LODE_OK; i++)
-        status = lode_reader_list(b->readers[i], problem->documents, problem->count);
+    if (status == LODE_OK)
+        status = lode_stores_list(&b->stores, problem);
     if (status == LODE_OK && b->wants_plain)
         status = lode_plain_read(&b->plain, problem->documents, problem->count, NULL, NULL);
     if (status == LODE_OK)

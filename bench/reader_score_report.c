@@ -91,7 +91,7 @@ static double tokens_of(const lode_score_bench_t *b)
 
 void lode_score_print(const lode_score_bench_t *b)
 {
-    const lode_model_info_t *info = lode_model_info(lode_reader_model(b->readers[0]));
+    const lode_model_info_t *info = lode_model_info(lode_reader_model(b->stores.readers[0]));
     printf("%s: %s, %.1f M parameters, %u layers, %u KV heads of %u\n%llu samples, %.0f documents and %.0f tokens a "
            "sample, %u rank%s, %s records\n\n",
            b->model, info->family, (double)info->parameters / 1e6, info->geometry.layers, info->geometry.kv_heads,
@@ -163,7 +163,7 @@ static void set_counts(json_t *row, const lode_reading_row_t *r)
 
 static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r)
 {
-    const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->readers[0]))->geometry;
+    const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->stores.readers[0]))->geometry;
     double error, difference = difference_of(b, r, &error);
     json_t *row = json_object();
     set_text(row, "policy", r->reading->name);
@@ -187,7 +187,7 @@ static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r
 
 static json_t *model_json(const lode_score_bench_t *b)
 {
-    const lode_model_info_t *info = lode_model_info(lode_reader_model(b->readers[0]));
+    const lode_model_info_t *info = lode_model_info(lode_reader_model(b->stores.readers[0]));
     json_t *model = json_object();
     set_text(model, "folder", b->model);
     set_text(model, "family", info->family);

@@ -56,7 +56,7 @@ Test(frontier, names)
 Test(frontier, lists)
 {
     static lode_chooser_t policies[LODE_CHOOSERS_MAX];
-    double budgets[LODE_FRONTIER_BUDGETS_MAX];
+    double budgets[LODE_BUDGETS_MAX];
     uint32_t count;
     cr_assert(lode_choosers_parse("dense,oracle,topp", policies, &count) == LODE_OK);
     cr_expect(count == 3 && policies[0].kind == LODE_CHOOSER_ORACLE && policies[2].kind == LODE_CHOOSER_TOP_P);
