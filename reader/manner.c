@@ -49,6 +49,8 @@ static lode_status_t add_stop(lode_manner_t *manner, const char *text, size_t by
         return lode_fail(LODE_ERR_UNSUPPORTED, "there are more than %d stop texts", STOPS_MAX);
     if (bytes == 0 || bytes > STOP_BYTES_MAX)
         return lode_fail(LODE_ERR_FORMAT, "a stop text has %zu bytes; it takes 1 to %d", bytes, STOP_BYTES_MAX);
+    if (memchr(text, 0, bytes)) /* of a tokenizer: JSON's texts have none */
+        return lode_fail(LODE_ERR_UNSUPPORTED, "a stop text has a zero byte");
     for (uint32_t i = 0; i < manner->stop_count; i++)
         if (strcmp(manner->stops[i], text) == 0)
             return LODE_OK;

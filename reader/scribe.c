@@ -41,9 +41,9 @@ static size_t find_begun_stop(const lode_scribe_t *scribe)
     size_t first = scribe->held_bytes;
     for (uint32_t i = 0; i < scribe->manner->stop_count; i++) {
         const char *stop = scribe->manner->stops[i];
-        size_t length = strlen(stop), left = length < first ? length : first;
+        size_t most = strlen(stop) - 1, left = most < scribe->held_bytes ? most : scribe->held_bytes;
         for (size_t at = scribe->held_bytes - left; at < first; at++)
-            if (scribe->held_bytes - at < length && memcmp(scribe->held + at, stop, scribe->held_bytes - at) == 0)
+            if (memcmp(scribe->held + at, stop, scribe->held_bytes - at) == 0)
                 first = at;
     }
     return first;

@@ -94,6 +94,21 @@ Test(manner, any_checkpoint_without_reader_json, .init = make_folder, .fini = re
     lode_tokenizer_close(&qwen);
 }
 
+Test(manner, a_stop_text_with_a_zero_byte_is_refused, .init = make_folder, .fini = remove_folder)
+{
+    lode_tokenizer_h tokenizer = open_family("llama3");
+    lode_tokens_t zero = {0};
+    lode_manner_t manner;
+    char config[64];
+    cr_assert(lode_tokenizer_encode(tokenizer, "", 1, false, &zero) == LODE_OK && zero.count == 1);
+    snprintf(config, sizeof config, "{\"eos_token_id\": %d}", (int)zero.ids[0]);
+    write_file("config.json", config);
+    cr_expect(lode_manner_open(folder, tokenizer, 99, &manner) == LODE_ERR_UNSUPPORTED);
+    cr_expect(strstr(lode_error_message(), "zero byte") != NULL, "%s", lode_error_message());
+    lode_tokens_free(&zero);
+    lode_tokenizer_close(&tokenizer);
+}
+
 static const struct wrong_manner {
     const char *json;
     lode_status_t status;
@@ -360,6 +375,19 @@ Test(scribe, a_stop_text_that_begins_again_within_itself)
     expect_text(&scribe, "xa", false);
     write_text(&scribe, "b");
     expect_text(&scribe, "xa", true);
+    lode_scribe_free(&scribe);
+}
+
+Test(scribe, a_stop_text_may_begin_before_another_that_is_shorter)
+{
+    static char shorter[] = "bcd", longer[] = "abce";
+    static char *both[] = {shorter, longer};
+    const lode_manner_t manner = {.stops = both, .stop_count = 2};
+    lode_scribe_t scribe = {.manner = &manner};
+    write_text(&scribe, "abc");
+    expect_text(&scribe, "", false);
+    write_text(&scribe, "e");
+    expect_text(&scribe, "", true);
     lode_scribe_free(&scribe);
 }
 
