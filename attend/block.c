@@ -132,8 +132,8 @@ lode_status_t lode_local_block_open(lode_cluster_h cluster, const char *name, lo
     LODE_TRY(lode_check_shaped(cluster));
     LODE_TRY(
         lode_store_find(cluster->store, name, cluster->geometry.kv_head_begin, cluster->geometry.kv_head_end, &slot));
-    lode_block_info_t info = *lode_store_info(cluster->store, slot);
-    if (lode_store_state(cluster->store, slot, info.id) == LODE_BLOCK_DROPPED)
+    lode_block_info_t info;
+    if (!lode_store_live(cluster->store, slot, &info, NULL) || strcmp(info.name, name) != 0)
         return lode_fail(LODE_ERR_NOT_FOUND, "block \"%s\" is being dropped", name);
     return block_handle(cluster, &info, slot, out);
 }
@@ -335,9 +335,9 @@ static uint64_t shortest_layer(lode_cluster_h cluster, uint32_t slot)
 
 static bool entry_of(lode_cluster_h cluster, uint32_t slot, lode_block_entry_t *entry)
 {
-    lode_block_info_t info = *lode_store_info(cluster->store, slot);
-    lode_block_state_t state = lode_store_state(cluster->store, slot, info.id);
-    if (!info.id || (state != LODE_BLOCK_OPEN && state != LODE_BLOCK_SEALED))
+    lode_block_info_t info;
+    lode_block_state_t state;
+    if (!lode_store_live(cluster->store, slot, &info, &state))
         return false;
     *entry = (lode_block_entry_t){.id = info.id,
                                   .tokens = shortest_layer(cluster, slot),

@@ -193,13 +193,15 @@ static lode_status_t take_piece(lode_step_state_t *step, const lode_replica_piec
     for (uint32_t slot = 0; slot < gpu->block_room; slot++) {
         if (gpu->blocks[slot].id != piece->block || piece->heads != cluster->heads)
             continue;
-        const lode_block_info_t *info = lode_store_info(cluster->store, slot);
-        size_t tile_bytes = lode_landmark_tile_bytes(&info->landmark, cluster->geometry.head_dim);
+        lode_block_info_t info;
+        if (!lode_store_live(cluster->store, slot, &info, NULL) || info.id != piece->block)
+            return LODE_OK;
+        size_t tile_bytes = lode_landmark_tile_bytes(&info.landmark, cluster->geometry.head_dim);
         lode_gpu_layer_t *layer = &gpu->blocks[slot].layers[piece->layer];
         uint64_t first = piece->first / LODE_TILE, tiles = (piece->end - piece->first) / LODE_TILE;
         if (layer->landmarks == 0 || layer->landmarks != piece->first)
             return LODE_OK;
-        LODE_TRY(grow_tiles(step, info, layer, first + tiles, tile_bytes));
+        LODE_TRY(grow_tiles(step, &info, layer, first + tiles, tile_bytes));
         *taken = true;
         for (uint32_t head = 0; head < cluster->heads; head++)
             LODE_GPU_TRY(gpu, "landmarks of a broadcast",

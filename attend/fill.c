@@ -303,9 +303,7 @@ static bool begin_slot(lode_fill_t *fill, lode_block_info_t *info, lode_block_st
 {
     lode_cluster_h cluster = fill->cluster;
     sent_t *sent = &fill->sent[fill->slot];
-    *info = *lode_store_info(cluster->store, fill->slot);
-    *state = lode_store_state(cluster->store, fill->slot, info->id);
-    bool live = *state == LODE_BLOCK_OPEN || *state == LODE_BLOCK_SEALED;
+    bool live = lode_store_live(cluster->store, fill->slot, info, state);
     if (sent->block && (!live || sent->block != info->id))
         drop_sent(fill, sent);
     if (!live)

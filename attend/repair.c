@@ -542,13 +542,6 @@ static uint32_t pages_of(lode_cluster_h cluster, uint32_t slot, uint32_t layer)
     return (uint32_t)((lode_store_tokens(cluster->store, slot, layer) + LODE_PAGE_TOKENS - 1) / LODE_PAGE_TOKENS);
 }
 
-static bool is_live(lode_cluster_h cluster, uint32_t slot, lode_block_info_t *info)
-{
-    *info = *lode_store_info(cluster->store, slot);
-    lode_block_state_t state = lode_store_state(cluster->store, slot, info->id);
-    return state == LODE_BLOCK_OPEN || state == LODE_BLOCK_SEALED;
-}
-
 /* On from where the look stands. @return false when it has to be broken off: time, jobs or bandwidth are used up. */
 static bool look_at_block(lode_repair_t *repair, const lode_block_info_t *info, uint64_t end_ns)
 {
@@ -601,7 +594,7 @@ static bool look_on(lode_repair_t *repair, uint64_t end_ns)
     lode_cluster_h cluster = repair->cluster;
     lode_block_info_t info;
     for (; repair->slot < lode_store_slots(cluster->store); repair->slot++, repair->layer = repair->page = 0) {
-        if (!is_live(cluster, repair->slot, &info))
+        if (!lode_store_live(cluster->store, repair->slot, &info, NULL))
             continue;
         if (!look_at_block(repair, &info, end_ns))
             return false;

@@ -193,17 +193,18 @@ static lode_status_t fill_slot(lode_replica_h replica)
     const lode_round_t *round = &replica->round;
     lode_store_h store = replica->cluster->store;
     heading_t *heading = &replica->headings[0];
+    lode_block_info_t info;
     uint32_t slot;
     *heading = (heading_t){MAGIC, round->number, round->block, round->first, round->end, 0, round->layer,
                            0,     replica->rank, false};
-    if (lode_store_find_id(store, round->block, &slot) == LODE_OK) {
-        const lode_block_info_t *info = lode_store_info(store, slot);
-        size_t tile = lode_landmark_tile_bytes(&info->landmark, replica->cluster->geometry.head_dim);
-        heading->heads = info->kv_head_end - info->kv_head_begin;
+    if (lode_store_find_id(store, round->block, &slot) == LODE_OK && lode_store_live(store, slot, &info, NULL) &&
+        info.id == round->block) {
+        size_t tile = lode_landmark_tile_bytes(&info.landmark, replica->cluster->geometry.head_dim);
+        heading->heads = info.kv_head_end - info.kv_head_begin;
         heading->head_stride = (round->end - round->first) / LODE_TILE * tile;
         lode_status_t status =
             HEADING + heading->heads * heading->head_stride == round->bytes &&
-                    lode_landmarks_of(&info->landmark, lode_store_tokens(store, slot, round->layer)) >= round->end
+                    lode_landmarks_of(&info.landmark, lode_store_tokens(store, slot, round->layer)) >= round->end
                 ? LODE_OK
                 : LODE_ERR_DROPPED;
         for (uint32_t h = 0; h < heading->heads && status == LODE_OK; h++)

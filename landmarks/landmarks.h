@@ -132,7 +132,15 @@ void lode_store_collect(lode_store_h store, uint64_t older_than_ns);
 lode_status_t lode_store_find(lode_store_h store, const char *name, uint32_t kv_head_begin, uint32_t kv_head_end,
                               uint32_t *slot);
 lode_status_t lode_store_find_id(lode_store_h store, uint64_t block, uint32_t *slot);
+/** Of a block that is known to be live: the keeper writes another's where one was dropped. */
 const lode_block_info_t *lode_store_info(lode_store_h store, uint32_t slot);
+/**
+ * A copy of what a slot's block is, all of one block whatever the keeper does meanwhile: for a slot of which nothing
+ * is known.
+ * @param[out] info  set if the block is live  @param[out] state  open or sealed then; NULL: not asked for
+ * @return whether the slot holds a live block
+ */
+bool lode_store_live(lode_store_h store, uint32_t slot, lode_block_info_t *info, lode_block_state_t *state);
 /** LODE_BLOCK_DROPPED also if the slot now holds another block than @p block. */
 lode_block_state_t lode_store_state(lode_store_h store, uint32_t slot, uint64_t block);
 /** Published tokens (acquire). */

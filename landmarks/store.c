@@ -208,22 +208,33 @@ static uint64_t name_hash(const char *name, uint32_t kv_head_begin, uint32_t kv_
     return lode_mix(lode_hash_text(name), (uint64_t)kv_head_begin << 32 | kv_head_end);
 }
 
-/* Whether a slot holds a live block of this name and range; its info is copied before it is believed. */
-static bool slot_has_name(lode_store_h store, uint32_t slot, const char *name, uint32_t kv_head_begin,
-                          uint32_t kv_head_end, uint64_t hash)
+bool lode_store_live(lode_store_h store, uint32_t slot, lode_block_info_t *info, lode_block_state_t *state)
 {
-    directory_entry_t *entry = entry_at(store, slot);
-    block_record_t *record = record_at(store, slot), copy;
+    const directory_entry_t *entry = entry_at(store, slot);
+    const block_record_t *record = record_at(store, slot);
+    block_record_t copy;
     uint64_t stamp;
     do {
         stamp = atomic_load_explicit(&entry->stamp, memory_order_acquire);
-        if (!is_live(state_of(stamp)) || atomic_load_explicit(&entry->name_hash, memory_order_acquire) != hash)
+        if (!is_live(state_of(stamp)))
             return false;
         for (size_t i = 0; i < INFO_WORDS; i++)
             copy.words[i] = atomic_load_explicit(&record->words[i], memory_order_acquire);
     } while (atomic_load_explicit(&entry->stamp, memory_order_relaxed) != stamp);
-    return copy.info.kv_head_begin == kv_head_begin && copy.info.kv_head_end == kv_head_end &&
-           strncmp(copy.info.name, name, sizeof copy.info.name) == 0;
+    *info = copy.info;
+    if (state)
+        *state = state_of(stamp);
+    return true;
+}
+
+/* The hash spares the copy of most of the others. */
+static bool slot_has_name(lode_store_h store, uint32_t slot, const char *name, uint32_t kv_head_begin,
+                          uint32_t kv_head_end, uint64_t hash)
+{
+    lode_block_info_t info;
+    return atomic_load_explicit(&entry_at(store, slot)->name_hash, memory_order_acquire) == hash &&
+           lode_store_live(store, slot, &info, NULL) && info.kv_head_begin == kv_head_begin &&
+           info.kv_head_end == kv_head_end && strncmp(info.name, name, sizeof info.name) == 0;
 }
 
 static bool name_find(lode_store_h store, const char *name, uint32_t kv_head_begin, uint32_t kv_head_end,
