@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What `lodemark ask` says: what was read in, answers' sources, and what they cost. */
+/* What `lodemark ask` says: answers' sources, and what they cost. */
 #include <inttypes.h>
 #include <string.h>
 
-#include "kernels/kernels.h"
 #include "launch/ask.h"
 #include "launch/client.h"
 
@@ -11,24 +10,7 @@
 #define SOURCE_SHARE 0.1
 enum { SOURCES_SHOWN = 3 };
 
-void lode_ask_print_plain(FILE *out, const char *text, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool c1 = c == 0xc2 && i + 1 < bytes && (unsigned char)text[i + 1] < 0xa0;
-        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || c1;
-        fputc(control ? '?' : c, out);
-        i += c1;
-    }
-}
-
 /* --------------------------------------------------------------------- numbers */
-
-static size_t record_bytes(const lode_ask_t *ask)
-{
-    return lode_record_bytes(ask->wish.reader.format,
-                             lode_model_info(lode_reader_model(ask->reader))->geometry.head_dim);
-}
 
 /* Steps of the answer: the first token comes from the question's. */
 static double steps_of(const lode_answer_t *answer)
@@ -39,13 +21,13 @@ static double steps_of(const lode_answer_t *answer)
 /* Bytes a token, of all records that the documents have: what a dense answer reads. */
 static double dense_bytes(const lode_ask_t *ask, const lode_answer_t *answer)
 {
-    const lode_geometry_t *g = &lode_model_info(lode_reader_model(ask->reader))->geometry;
-    return (double)answer->visible_tokens * g->layers * g->kv_heads * (double)record_bytes(ask);
+    const lode_geometry_t *g = &lode_model_info(lode_reader_model(ask->reading.reader))->geometry;
+    return (double)answer->visible_tokens * g->layers * g->kv_heads * (double)lode_reading_record_bytes(&ask->reading);
 }
 
 static double read_bytes(const lode_ask_t *ask, const lode_answer_t *answer)
 {
-    return (double)answer->records_wanted * (double)record_bytes(ask) / steps_of(answer);
+    return (double)answer->records_wanted * (double)lode_reading_record_bytes(&ask->reading) / steps_of(answer);
 }
 
 /* Of the records that are not in this rank's own pages, those that its cache had. */
@@ -60,38 +42,6 @@ static double token_ns(const lode_answer_t *answer)
     return answer->answer_tokens > 1 ? (double)answer->answer_ns / steps_of(answer) : 0;
 }
 
-/* ---------------------------------------------------------------------- ingest */
-
-void lode_ask_report_ingest(const lode_ask_t *ask)
-{
-    const lode_ask_ingest_t *in = &ask->ingest;
-    const lode_model_info_t *info = lode_model_info(lode_reader_model(ask->reader));
-    FILE *out = ask->wish.json && strcmp(ask->wish.json, "-") == 0 ? stderr : stdout;
-    fprintf(out, "%s, %.1f million parameters, %s\n", info->family, (double)info->parameters * 1e-6, info->products);
-    fprintf(out, "%u documents, %" PRIu64 " tokens, in %" PRIu64 " blocks", ask->corpus.count, in->tokens, in->pieces);
-    if (ask->corpus.skipped)
-        fprintf(out, "; %u files without text left out", ask->corpus.skipped);
-    if (in->split_documents)
-        fprintf(out, "; %" PRIu64 " longer than %u tokens and cut", in->split_documents,
-                lode_reader_manner(ask->reader)->range);
-    fprintf(out, "\n");
-    if (in->present == in->pieces)
-        fprintf(out, "all of them were there already\n");
-    else
-        fprintf(out, "%" PRIu64 " tokens read in, in %.2f s: %.0f tokens/s%s\n", in->fresh_tokens, in->seconds,
-                (double)in->fresh_tokens / in->seconds, in->present ? "; the others were there already" : "");
-}
-
-static json_t *ingest_json(const lode_ask_t *ask)
-{
-    const lode_ask_ingest_t *in = &ask->ingest;
-    return json_pack("{s:i s:I s:I s:I s:I s:I s:i s:f s:f}", "documents", (int)ask->corpus.count, "tokens",
-                     (json_int_t)in->tokens, "blocks", (json_int_t)in->pieces, "present", (json_int_t)in->present,
-                     "new_tokens", (json_int_t)in->fresh_tokens, "cut_documents", (json_int_t)in->split_documents,
-                     "left_out", (int)ask->corpus.skipped, "seconds", in->seconds, "tokens_per_second",
-                     (double)in->fresh_tokens / in->seconds);
-}
-
 /* --------------------------------------------------------------------- answers */
 
 static void print_sources(const lode_ask_t *ask, const lode_answer_t *answer)
@@ -103,7 +53,8 @@ static void print_sources(const lode_ask_t *ask, const lode_answer_t *answer)
         if (source->share < SOURCE_SHARE && i)
             break;
         printf("%s%s (%.0f %%)", before,
-               lode_text_plain(ask->corpus.documents[source->document].name, plain, sizeof plain), source->share * 100);
+               lode_text_plain(ask->reading.corpus.documents[source->document].name, plain, sizeof plain),
+               source->share * 100);
         before = ", ";
     }
     if (answer->source_count)
@@ -121,7 +72,7 @@ static void print_dense(const lode_ask_t *ask, const lode_answer_t *answer, cons
         return;
     }
     printf("another answer: ");
-    lode_ask_print_plain(stdout, dense->text, dense->bytes);
+    lode_text_print(stdout, dense->text, dense->bytes);
     printf("\n");
 }
 
@@ -133,12 +84,12 @@ void lode_ask_report_answer(const lode_ask_t *ask, const lode_answer_t *answer, 
     print_sources(ask, answer);
     printf("  %u + %u tokens: question %s, then %s a token\n", answer->question_tokens, answer->answer_tokens,
            lode_text_time((double)answer->question_ns, question), lode_text_time(token_ns(answer), token));
-    if (answer->document_count < ask->corpus.count && ask->wish.asking.focus)
+    if (answer->document_count < ask->reading.corpus.count && ask->asking.focus)
         printf("  answered from the %u documents that matter most to the question\n", answer->document_count);
     printf("  a token read %s", lode_text_bytes(read_bytes(ask, answer), read));
-    if (!ask->wish.dense && !ask->wish.asking.focus)
+    if (!ask->reading.dense && !ask->asking.focus)
         printf(" of %s that dense attention would read (computed)", lode_text_bytes(dense_bytes(ask, answer), whole));
-    if (ask->wish.client || ask->job.ranks > 1)
+    if (ask->reading.client || ask->reading.job.ranks > 1)
         printf("; %s came from other ranks, %.0f %% of theirs was cached",
                lode_text_bytes((double)answer->bytes_fetched / steps_of(answer), fetched), hit_rate(answer) * 100);
     printf("\n");
@@ -152,7 +103,7 @@ static json_t *sources_json(const lode_ask_t *ask, const lode_answer_t *answer)
     json_t *list = json_array();
     for (uint32_t i = 0; i < answer->source_count; i++) {
         char plain[4096];
-        const char *name = ask->corpus.documents[answer->sources[i].document].name;
+        const char *name = ask->reading.corpus.documents[answer->sources[i].document].name;
         json_array_append_new(list, json_pack("{s:s s:f}", "document", lode_text_plain(name, plain, sizeof plain),
                                               "share", answer->sources[i].share));
     }
@@ -182,26 +133,14 @@ json_t *lode_ask_answer_json(const lode_ask_t *ask, const char *question, const 
     return object;
 }
 
-static json_t *model_json(const lode_ask_t *ask)
-{
-    const lode_model_info_t *info = lode_model_info(lode_reader_model(ask->reader));
-    return json_pack("{s:s s:I s:s s:s}", "family", info->family, "parameters", (json_int_t)info->parameters,
-                     "products", info->products, "positions",
-                     lode_reader_manner(ask->reader)->shared_positions ? "shared" : "cumulative");
-}
-
 lode_status_t lode_ask_write_json(lode_ask_t *ask)
 {
-    char landmark[LODE_TEXT_MAX];
-    if (!ask->wish.json)
+    if (!ask->reading.json)
         return LODE_OK;
     if (!ask->answers)
         ask->answers = json_array();
-    json_t *object = json_pack(
-        "{s:o s:s s:i s:s s:f s:s s:s s:o s:O}", "model", model_json(ask), "cluster",
-        ask->wish.client ? "service" : "job", "ranks", (int)ask->job.ranks, "policy",
-        ask->wish.dense ? "dense" : "landmark", "budget", ask->wish.dense ? 1 : ask->wish.asking.policy.budget_share,
-        "landmarks", lode_text_landmark(&ask->wish.reader.landmark, landmark), "format",
-        lode_format_name(ask->wish.reader.format), "ingest", ingest_json(ask), "questions", ask->answers);
-    return lode_client_json(ask->wish.json, object);
+    json_t *object = lode_reading_json(&ask->reading);
+    if (object)
+        json_object_set(object, "questions", ask->answers);
+    return lode_client_json(ask->reading.json, object);
 }

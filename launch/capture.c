@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include "bench/bench.h"
+#include "bench/job.h"
 #include "bench/options.h"
 #include "bench/progress.h"
 #include "bench/reader_bench.h"
 #include "bench/text2json.h"
-#include "launch/ask.h"
 #include "launch/capture.h"
+#include "launch/client.h"
+#include "launch/corpus.h"
 
 static const lode_option_t capture_options[] = {
     {"model", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
@@ -35,7 +37,7 @@ typedef struct taking {
     lode_options_t options;
     char **paths; /**< (path_count) */
     int path_count;
-    lode_ask_corpus_t corpus;
+    lode_corpus_t corpus;
     lode_task_line_t *lines;
     uint64_t line_count;
     lode_problem_t problem;
@@ -119,10 +121,10 @@ static lode_status_t read_files(taking_t *t)
     const char *split = lode_options_get(&t->options, "split");
     t->corpus.warn = warn;
     for (int i = 0; i < t->path_count; i++)
-        LODE_TRY(lode_ask_corpus_add(&t->corpus, t->paths[i],
-                                     *split == 'f'   ? LODE_SPLIT_FILE
-                                     : *split == 'p' ? LODE_SPLIT_PARAGRAPH
-                                                     : LODE_SPLIT_LINE));
+        LODE_TRY(lode_corpus_add(&t->corpus, t->paths[i],
+                                 *split == 'f'   ? LODE_SPLIT_FILE
+                                 : *split == 'p' ? LODE_SPLIT_PARAGRAPH
+                                                 : LODE_SPLIT_LINE));
     t->documents = t->corpus.documents;
     t->count = t->corpus.count;
     t->question = lode_options_get(&t->options, "question");
@@ -199,7 +201,7 @@ static void report(const taking_t *t, const lode_answer_t *answer, uint64_t byte
             "The model scales its rotary frequencies, which a capture does not say: shadowkv and rotary means, which "
             "turn\nkeys back, do not hold on it.\n");
     printf("answer: ");
-    lode_ask_print_plain(stdout, answer->text, answer->bytes);
+    lode_text_print(stdout, answer->text, answer->bytes);
     printf("\n");
 }
 
@@ -239,7 +241,7 @@ static void free_taking(taking_t *t)
         lode_model_close(&t->model);
     lode_problem_free(&t->problem);
     lode_task_lines_free(t->lines, t->line_count);
-    lode_ask_corpus_free(&t->corpus);
+    lode_corpus_free(&t->corpus);
     free(t->paths);
     if (t->options.values)
         lode_options_destroy(&t->options);

@@ -73,6 +73,8 @@ const char *lode_text_time(double ns, char text[LODE_TEXT_MAX]);
 const char *lode_text_landmark(const lode_landmark_spec_t *spec, char text[LODE_TEXT_MAX]);
 /** Printable copy of what came from outside: control characters, and what is no UTF-8, become "?". */
 const char *lode_text_plain(const char *from, char *text, size_t room);
+/** Text of a model or a document to a terminal: control characters but line ends and tabs become "?". */
+void lode_text_print(FILE *out, const char *text, size_t bytes);
 
 extern const lode_client_command_t lode_command_put, lode_command_ls, lode_command_rm, lode_command_stat,
     lode_command_attend, lode_command_ping, lode_command_health;

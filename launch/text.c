@@ -79,3 +79,14 @@ const char *lode_text_plain(const char *from, char *text, size_t room)
     text[n] = 0;
     return text;
 }
+
+void lode_text_print(FILE *out, const char *text, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char c = (unsigned char)text[i];
+        bool c1 = c == 0xc2 && i + 1 < bytes && (unsigned char)text[i + 1] < 0xa0;
+        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f || c1;
+        fputc(control ? '?' : c, out);
+        i += c1;
+    }
+}

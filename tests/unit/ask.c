@@ -8,11 +8,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "launch/ask.h"
+#include "launch/client.h"
+#include "launch/corpus.h"
 #include "reader/reader_inside.h"
 
 static char folder[] = "/tmp/lodemark-ask-XXXXXX", path[128];
-static lode_ask_corpus_t corpus;
+static lode_corpus_t corpus;
 static int warnings;
 static char last_warning[512];
 
@@ -48,7 +49,7 @@ static void begin(void)
 static void end(void)
 {
     char command[128];
-    lode_ask_corpus_free(&corpus);
+    lode_corpus_free(&corpus);
     snprintf(command, sizeof command, "rm -rf %s", folder);
     cr_assert(system(command) == 0);
 }
@@ -72,7 +73,7 @@ Test(ask, folders_are_walked_in_the_order_of_names)
     put_text(".hidden/x", "no");
     put_text(".no", "no");
     cr_assert(symlink(folder, at("b/loop")) == 0);
-    cr_assert(lode_ask_corpus_add(&corpus, folder, LODE_SPLIT_FILE) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_corpus_add(&corpus, folder, LODE_SPLIT_FILE) == LODE_OK, "%s", lode_error_message());
     cr_assert(corpus.count == 3 && corpus.files == 3 && corpus.skipped == 0 && warnings == 0);
     cr_assert(is_document(0, "a", "first"));
     cr_assert(is_document(1, "b/2", "second"));
@@ -96,38 +97,37 @@ Test(ask, what_is_no_text_is_refused_by_name_and_left_out_of_folders)
     enum { WRONG = sizeof wrong / sizeof *wrong };
     for (int i = 0; i < WRONG; i++) {
         put(wrong[i].name, wrong[i].text, wrong[i].bytes);
-        cr_assert(lode_ask_corpus_add(&corpus, at(wrong[i].name), LODE_SPLIT_FILE) == wrong[i].status, "%s",
-                  wrong[i].name);
+        cr_assert(lode_corpus_add(&corpus, at(wrong[i].name), LODE_SPLIT_FILE) == wrong[i].status, "%s", wrong[i].name);
         cr_assert(strstr(lode_error_message(), wrong[i].says) && strstr(lode_error_message(), wrong[i].name), "%s",
                   lode_error_message());
     }
     cr_assert(corpus.count == 0 && warnings == 0);
-    cr_assert(lode_ask_corpus_add(&corpus, folder, LODE_SPLIT_FILE) == LODE_ERR_INVALID);
+    cr_assert(lode_corpus_add(&corpus, folder, LODE_SPLIT_FILE) == LODE_ERR_INVALID);
     cr_assert(strstr(lode_error_message(), "no documents") != NULL);
     cr_assert(corpus.skipped == WRONG && warnings == WRONG && strstr(last_warning, "5-blank"));
     put_text("6", "text");
-    cr_assert(lode_ask_corpus_add(&corpus, folder, LODE_SPLIT_FILE) == LODE_OK);
+    cr_assert(lode_corpus_add(&corpus, folder, LODE_SPLIT_FILE) == LODE_OK);
     cr_assert(corpus.count == 1 && corpus.skipped == 2 * WRONG);
 }
 
 Test(ask, what_is_not_there_is_refused)
 {
-    cr_assert(lode_ask_corpus_add(&corpus, at("none"), LODE_SPLIT_FILE) == LODE_ERR_IO);
+    cr_assert(lode_corpus_add(&corpus, at("none"), LODE_SPLIT_FILE) == LODE_ERR_IO);
     cr_assert(strstr(lode_error_message(), "none") != NULL);
-    cr_assert(lode_ask_corpus_add(&corpus, "", LODE_SPLIT_FILE) == LODE_ERR_IO);
+    cr_assert(lode_corpus_add(&corpus, "", LODE_SPLIT_FILE) == LODE_ERR_IO);
     cr_assert(mkfifo(at("pipe"), 0600) == 0);
-    cr_assert(lode_ask_corpus_add(&corpus, at("pipe"), LODE_SPLIT_FILE) == LODE_ERR_FORMAT);
-    cr_assert(lode_ask_corpus_add(&corpus, "/dev/null", LODE_SPLIT_FILE) == LODE_ERR_FORMAT);
+    cr_assert(lode_corpus_add(&corpus, at("pipe"), LODE_SPLIT_FILE) == LODE_ERR_FORMAT);
+    cr_assert(lode_corpus_add(&corpus, "/dev/null", LODE_SPLIT_FILE) == LODE_ERR_FORMAT);
 }
 
 Test(ask, paragraphs_and_lines_are_documents_named_by_their_line)
 {
     put_text("f", "\n \none\ntwo  \n\n\t\nthree\n");
-    cr_assert(lode_ask_corpus_add(&corpus, at("f"), LODE_SPLIT_PARAGRAPH) == LODE_OK);
+    cr_assert(lode_corpus_add(&corpus, at("f"), LODE_SPLIT_PARAGRAPH) == LODE_OK);
     cr_assert(corpus.count == 2);
     cr_assert(is_document(0, "f:3", "one\ntwo"));
     cr_assert(is_document(1, "f:7", "three"));
-    cr_assert(lode_ask_corpus_add(&corpus, at("f"), LODE_SPLIT_LINE) == LODE_OK);
+    cr_assert(lode_corpus_add(&corpus, at("f"), LODE_SPLIT_LINE) == LODE_OK);
     cr_assert(corpus.count == 5 && corpus.files == 2);
     cr_assert(is_document(2, "f:3", "one"));
     cr_assert(is_document(3, "f:4", "two"));
@@ -141,7 +141,7 @@ Test(ask, many_documents)
     for (int i = 0; i < 5000; i++)
         cr_assert(fprintf(file, "line %d\n", i) > 0);
     cr_assert(fclose(file) == 0);
-    cr_assert(lode_ask_corpus_add(&corpus, at("many"), LODE_SPLIT_LINE) == LODE_OK);
+    cr_assert(lode_corpus_add(&corpus, at("many"), LODE_SPLIT_LINE) == LODE_OK);
     cr_assert(corpus.count == 5000 && is_document(4999, "many:5000", "line 4999"));
 }
 
@@ -151,10 +151,10 @@ Test(ask, digests_tell_corpora_apart)
     static const char *const texts[] = {"abcdefgh one", "abcdefgh onf", "abcdefgi one", "abcdefgh one "};
     for (int i = 0; i < 4; i++) {
         put_text("x", texts[i]);
-        lode_ask_corpus_free(&corpus);
-        cr_assert(lode_ask_corpus_add(&corpus, at("x"), LODE_SPLIT_FILE) == LODE_OK);
-        digests[i] = lode_ask_corpus_digest(&corpus);
-        cr_assert(digests[i] == lode_ask_corpus_digest(&corpus));
+        lode_corpus_free(&corpus);
+        cr_assert(lode_corpus_add(&corpus, at("x"), LODE_SPLIT_FILE) == LODE_OK);
+        digests[i] = lode_corpus_digest(&corpus);
+        cr_assert(digests[i] == lode_corpus_digest(&corpus));
         for (int j = 0; j < i; j++)
             cr_assert(digests[i] != digests[j], "%d and %d", i, j);
     }
@@ -171,8 +171,8 @@ Test(ask, every_document_is_read_by_one_rank_and_ranks_have_about_as_much)
         all += documents[i].bytes;
         largest = documents[i].bytes > largest ? documents[i].bytes : largest;
     }
-    cr_assert(lode_ask_share(documents, COUNT, RANKS, of) == LODE_OK);
-    cr_assert(lode_ask_share(documents, COUNT, RANKS, again) == LODE_OK && memcmp(of, again, sizeof of) == 0);
+    cr_assert(lode_corpus_share(documents, COUNT, RANKS, of) == LODE_OK);
+    cr_assert(lode_corpus_share(documents, COUNT, RANKS, again) == LODE_OK && memcmp(of, again, sizeof of) == 0);
     for (int i = 0; i < COUNT; i++) {
         cr_assert(of[i] < RANKS);
         loads[of[i]] += documents[i].bytes;
@@ -180,8 +180,8 @@ Test(ask, every_document_is_read_by_one_rank_and_ranks_have_about_as_much)
     for (int r = 0; r < RANKS; r++)
         cr_assert(loads[r] <= all / RANKS + largest && loads[r] + largest >= all / RANKS, "rank %d has %lu of %lu", r,
                   (unsigned long)loads[r], (unsigned long)all);
-    cr_assert(lode_ask_share(documents, 0, RANKS, of) == LODE_OK);
-    cr_assert(lode_ask_share(documents, 2, 8, of) == LODE_OK && of[0] != of[1]);
+    cr_assert(lode_corpus_share(documents, 0, RANKS, of) == LODE_OK);
+    cr_assert(lode_corpus_share(documents, 2, 8, of) == LODE_OK && of[0] != of[1]);
 }
 
 Test(ask, a_set_of_digests_has_each_once)
@@ -209,7 +209,7 @@ Test(ask, a_terminal_is_shown_no_control_characters)
     static const char text[] = "a\x1b[2Jb\n\tc\x7f\xc2\x9b"
                                "d \xc3\xa9 \xc2\xa9";
     FILE *out = open_memstream(&shown, &bytes);
-    lode_ask_print_plain(out, text, sizeof text - 1);
+    lode_text_print(out, text, sizeof text - 1);
     fclose(out);
     cr_assert(strcmp(shown, "a?[2Jb\n\tc??d \xc3\xa9 \xc2\xa9") == 0, "%s", shown);
     free(shown);

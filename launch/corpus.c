@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "launch/ask.h"
+#include "launch/corpus.h"
 #include "launch/client.h"
 #include "reader/utf8.h"
 
@@ -16,7 +16,7 @@
 /* --------------------------------------------------------------------- memory */
 
 /* The corpus takes the memory, whether it succeeds or not. */
-static lode_status_t keep(lode_ask_corpus_t *corpus, char *memory)
+static lode_status_t keep(lode_corpus_t *corpus, char *memory)
 {
     if (memory && corpus->kept_count == corpus->kept_room) {
         size_t room = corpus->kept_room ? 2 * corpus->kept_room : 64;
@@ -36,7 +36,7 @@ static lode_status_t keep(lode_ask_corpus_t *corpus, char *memory)
 }
 
 /* @p name, @p text: kept by the corpus already */
-static lode_status_t add_document(lode_ask_corpus_t *corpus, const char *name, const char *text, size_t bytes)
+static lode_status_t add_document(lode_corpus_t *corpus, const char *name, const char *text, size_t bytes)
 {
     if (corpus->count == corpus->room) {
         uint32_t room = corpus->room ? 2 * corpus->room : 64;
@@ -51,13 +51,13 @@ static lode_status_t add_document(lode_ask_corpus_t *corpus, const char *name, c
     return LODE_OK;
 }
 
-void lode_ask_corpus_free(lode_ask_corpus_t *corpus)
+void lode_corpus_free(lode_corpus_t *corpus)
 {
     for (size_t i = 0; i < corpus->kept_count; i++)
         free(corpus->kept[i]);
     free(corpus->kept);
     free(corpus->documents);
-    *corpus = (lode_ask_corpus_t){.warn = corpus->warn};
+    *corpus = (lode_corpus_t){.warn = corpus->warn};
 }
 
 /* ----------------------------------------------------------------------- text */
@@ -130,8 +130,7 @@ static size_t line_of(const char *text, size_t bytes)
     return end ? (size_t)(end - text) + 1 : bytes;
 }
 
-static lode_status_t add_record(lode_ask_corpus_t *corpus, const char *path, size_t line, const char *text,
-                                size_t bytes)
+static lode_status_t add_record(lode_corpus_t *corpus, const char *path, size_t line, const char *text, size_t bytes)
 {
     char *name = NULL;
     while (bytes && is_space(text[bytes - 1]))
@@ -143,8 +142,8 @@ static lode_status_t add_record(lode_ask_corpus_t *corpus, const char *path, siz
 }
 
 /* Records end at a blank line, or at every line's end; each is named by the line that it begins at. */
-static lode_status_t add_records(lode_ask_corpus_t *corpus, const char *path, const char *text, size_t bytes,
-                                 lode_ask_split_t split)
+static lode_status_t add_records(lode_corpus_t *corpus, const char *path, const char *text, size_t bytes,
+                                 lode_split_t split)
 {
     size_t begin = 0, begin_line = 0;
     bool open = false;
@@ -165,7 +164,7 @@ static lode_status_t add_records(lode_ask_corpus_t *corpus, const char *path, co
     return open ? add_record(corpus, path, begin_line, text + begin, bytes - begin) : LODE_OK;
 }
 
-static lode_status_t add_file(lode_ask_corpus_t *corpus, const char *path, lode_ask_split_t split)
+static lode_status_t add_file(lode_corpus_t *corpus, const char *path, lode_split_t split)
 {
     static const char mark[] = "\xef\xbb\xbf";
     char *text = NULL;
@@ -193,14 +192,14 @@ static int by_name(const FTSENT **a, const FTSENT **b)
     return strcmp((*a)->fts_name, (*b)->fts_name);
 }
 
-static void leave_out(lode_ask_corpus_t *corpus)
+static void leave_out(lode_corpus_t *corpus)
 {
     corpus->skipped++;
     if (corpus->warn)
         corpus->warn(lode_error_message());
 }
 
-static lode_status_t visit(lode_ask_corpus_t *corpus, FTS *walk, FTSENT *entry, lode_ask_split_t split)
+static lode_status_t visit(lode_corpus_t *corpus, FTS *walk, FTSENT *entry, lode_split_t split)
 {
     if (entry->fts_level > 0 && entry->fts_name[0] == '.') {
         fts_set(walk, entry, FTS_SKIP);
@@ -229,7 +228,7 @@ static lode_status_t visit(lode_ask_corpus_t *corpus, FTS *walk, FTSENT *entry, 
     return LODE_OK;
 }
 
-lode_status_t lode_ask_corpus_add(lode_ask_corpus_t *corpus, const char *path, lode_ask_split_t split)
+lode_status_t lode_corpus_add(lode_corpus_t *corpus, const char *path, lode_split_t split)
 {
     char *paths[] = {(char *)(uintptr_t)path, NULL};
     uint32_t before = corpus->count;
@@ -250,7 +249,7 @@ lode_status_t lode_ask_corpus_add(lode_ask_corpus_t *corpus, const char *path, l
 
 /* ---------------------------------------------------------------------- ranks */
 
-uint64_t lode_ask_corpus_digest(const lode_ask_corpus_t *corpus)
+uint64_t lode_corpus_digest(const lode_corpus_t *corpus)
 {
     uint64_t digest = corpus->count;
     for (uint32_t i = 0; i < corpus->count; i++) {
@@ -281,7 +280,7 @@ static int heaviest_first(const void *a, const void *b)
     return x->index < y->index ? -1 : 1;
 }
 
-lode_status_t lode_ask_share(const lode_document_t *documents, uint32_t count, uint32_t ranks, uint32_t *ranks_of)
+lode_status_t lode_corpus_share(const lode_document_t *documents, uint32_t count, uint32_t ranks, uint32_t *ranks_of)
 {
     weight_t *order = malloc((count + 1) * sizeof *order);
     uint64_t *loads = calloc(ranks, sizeof *loads);
