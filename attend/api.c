@@ -108,6 +108,20 @@ lode_status_t lode_block_seal(lode_block_h block)
     return calls_of_handle(block)->block_seal(block);
 }
 
+lode_status_t lode_block_crop(lode_block_h block, uint64_t tokens)
+{
+    REFUSE_NULL(block);
+    return calls_of_handle(block)->block_crop(block, tokens);
+}
+
+lode_status_t lode_block_move(lode_block_h from, uint64_t first, lode_block_h to)
+{
+    REFUSE_NULL(from, to);
+    if (lode_cluster_of(from) != lode_cluster_of(to))
+        return lode_fail(LODE_ERR_INVALID, "%s: the blocks are of two clusters", __func__);
+    return calls_of_handle(from)->block_move(from, first, to);
+}
+
 lode_status_t lode_block_drop(lode_block_h *block)
 {
     REFUSE_NULL(block);

@@ -117,6 +117,7 @@ lode_status_t lode_local_block_create(lode_cluster_h cluster, const lode_block_p
     LODE_TRY(lode_store_find_id(cluster->store, info.id, &slot));
     lode_block_h block;
     LODE_TRY(block_handle(cluster, &info, slot, &block));
+    block->draft = params->draft;
     block->tails = calloc(cluster->geometry.layers, sizeof *block->tails);
     if (!block->tails) {
         lode_block_release(block);
@@ -198,23 +199,18 @@ lode_status_t lode_block_check_append(lode_block_h block)
 
 /* ------------------------------------------------------------------- append */
 
-/* A layer's tail as it was, to go back to. */
-typedef struct mark {
-    uint64_t first, tokens;
-    bool mean_sent;
-    uint8_t *records;
-} mark_t;
-
 static size_t tail_bytes(const struct lode_block *block, const lode_tail_t *tail)
 {
     return tail->tokens * block->heads * lode_record_bytes(LODE_FORMAT_BF16, block->cluster->geometry.head_dim);
 }
 
-static lode_status_t take_mark(lode_block_h block, uint32_t layer, mark_t *mark)
+lode_status_t lode_block_mark(const struct lode_block *block, uint32_t layer, bool copy, lode_mark_t *mark)
 {
     const lode_tail_t *tail = &block->tails[layer];
     size_t bytes = tail_bytes(block, tail);
-    *mark = (mark_t){tail->first, tail->tokens, tail->mean_sent, malloc(bytes + 1)};
+    *mark = (lode_mark_t){tail->first, tail->tokens, tail->mean_sent, copy ? malloc(bytes + 1) : NULL};
+    if (!copy)
+        return LODE_OK;
     if (!mark->records)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory to keep the tail of block \"%s\"", block->info.name);
     if (bytes)
@@ -222,16 +218,17 @@ static lode_status_t take_mark(lode_block_h block, uint32_t layer, mark_t *mark)
     return LODE_OK;
 }
 
-static void return_to_mark(lode_block_h block, uint32_t layer, const mark_t *mark)
+void lode_block_return(lode_block_h block, uint32_t layer, const lode_mark_t *mark)
 {
     lode_tail_t *tail = &block->tails[layer];
     char message[512]; /* taking back may fail too, in its own words */
     snprintf(message, sizeof message, "%s", lode_error_message());
-    lode_spread_take_back(block, layer, mark->first, tail->first + tail->tokens);
+    if (tail->first + tail->tokens > mark->first)
+        lode_spread_take_back(block, layer, mark->first, tail->first + tail->tokens);
     tail->first = mark->first;
     tail->tokens = mark->tokens;
     tail->mean_sent = mark->mean_sent;
-    if (mark->tokens)
+    if (mark->tokens && mark->records)
         memcpy(tail->records.data, mark->records, tail_bytes(block, tail));
     lode_fail(LODE_OK, "%s", message);
 }
@@ -259,57 +256,89 @@ lode_status_t lode_local_block_append(lode_block_h block, uint32_t layer, uint64
                          block->cluster->geometry.layers);
     LODE_TRY(lode_check_finite(block->cluster, "key", layer, tokens, block->heads, dtype, k));
     LODE_TRY(lode_check_finite(block->cluster, "value", layer, tokens, block->heads, dtype, v));
-    LODE_TRY(lode_block_settle(block, layer, false));
-    mark_t mark;
-    LODE_TRY(take_mark(block, layer, &mark));
+    if (block->draft)
+        return lode_tail_write(block, layer, tokens, dtype, k, v);
+    LODE_TRY(lode_block_settle(block, layer));
+    lode_mark_t mark;
+    LODE_TRY(lode_block_mark(block, layer, true, &mark));
     lode_status_t status = append_pieces(block, layer, tokens, dtype, k, v);
     if (status == LODE_OK && block->tails[layer].first > mark.first)
         status = lode_spread_publish(block, layer);
     if (status != LODE_OK)
-        return_to_mark(block, layer, &mark);
+        lode_block_return(block, layer, &mark);
     free(mark.records);
     return status == LODE_OK ? LODE_OK : lode_fail_within(status, "block \"%s\": ", block->info.name);
 }
 
-lode_status_t lode_block_settle(lode_block_h block, uint32_t layer, bool flush)
+lode_status_t lode_block_settle(lode_block_h block, uint32_t layer)
 {
     lode_tail_t *tail = &block->tails[layer];
-    if (tail->tokens == 0 || (!flush && tail->tokens < LODE_PAGE_TOKENS))
+    if (block->draft || tail->tokens < LODE_PAGE_TOKENS)
         return LODE_OK;
-    mark_t mark;
-    LODE_TRY(take_mark(block, layer, &mark));
-    lode_status_t status = lode_spread_tail(block, layer, flush);
+    lode_mark_t mark;
+    LODE_TRY(lode_block_mark(block, layer, true, &mark));
+    lode_status_t status = lode_spread_tail(block, layer, false);
     if (status == LODE_OK)
         status = lode_spread_publish(block, layer);
     if (status != LODE_OK)
-        return_to_mark(block, layer, &mark);
+        lode_block_return(block, layer, &mark);
     free(mark.records);
     return status == LODE_OK ? LODE_OK : lode_fail_within(status, "block \"%s\": ", block->info.name);
 }
 
 /* --------------------------------------------------------------------- seal */
 
-static lode_status_t check_equal_layers(lode_block_h block)
+lode_status_t lode_block_check_equal(lode_block_h block, const char *what)
 {
     uint64_t first, tokens;
     LODE_TRY(lode_local_block_tokens(block, 0, &first));
     for (uint32_t layer = 1; layer < block->cluster->geometry.layers; layer++) {
         LODE_TRY(lode_local_block_tokens(block, layer, &tokens));
         if (tokens != first)
-            return lode_fail(LODE_ERR_INVALID,
-                             "block \"%s\" cannot be sealed: layer 0 has %llu tokens, layer %u has %llu",
-                             block->info.name, (unsigned long long)first, layer, (unsigned long long)tokens);
+            return lode_fail(LODE_ERR_INVALID, "block \"%s\" cannot be %s: layer 0 has %llu tokens, layer %u has %llu",
+                             block->info.name, what, (unsigned long long)first, layer, (unsigned long long)tokens);
     }
+    return LODE_OK;
+}
+
+/* Pages of all layers to their owners, part-filled ones too; or of none, if one fails: the tails are as they were. */
+static lode_status_t flush_layers(lode_block_h block)
+{
+    uint32_t layers = block->cluster->geometry.layers, done = 0;
+    lode_mark_t *marks = calloc(layers, sizeof *marks);
+    lode_status_t status =
+        marks ? LODE_OK
+              : lode_fail(LODE_ERR_NO_MEMORY, "no memory to keep the tails of block \"%s\"", block->info.name);
+    while (done < layers && status == LODE_OK) {
+        lode_block_mark(block, done, false, &marks[done]);
+        if (block->draft)
+            status = lode_tail_mean_here(block, done);
+        if (status == LODE_OK)
+            status = lode_spread_tail(block, done, true);
+        done++;
+    }
+    for (; done && status != LODE_OK; done--)
+        lode_block_return(block, done - 1, &marks[done - 1]);
+    free(marks);
+    return status == LODE_OK ? LODE_OK : lode_fail_within(status, "block \"%s\": ", block->info.name);
+}
+
+/* From the first layer on that is shown, there is no way back: then a seal that fails has to be asked for again. */
+static lode_status_t show_layers(lode_block_h block)
+{
+    block->sealing = true;
+    for (uint32_t layer = 0; layer < block->cluster->geometry.layers; layer++)
+        if (block->tails[layer].shown < block->tails[layer].first)
+            LODE_TRY(lode_spread_publish(block, layer));
     return LODE_OK;
 }
 
 lode_status_t lode_local_block_seal(lode_block_h block)
 {
     LODE_TRY(check_writable(block));
-    LODE_TRY(check_equal_layers(block));
-    block->sealing = true;
-    for (uint32_t layer = 0; layer < block->cluster->geometry.layers; layer++)
-        LODE_TRY(lode_block_settle(block, layer, true));
+    LODE_TRY(lode_block_check_equal(block, "sealed"));
+    LODE_TRY(flush_layers(block));
+    LODE_TRY(show_layers(block));
     Lodemark__BlockSeal seal = LODEMARK__BLOCK_SEAL__INIT;
     lode_telling_t telling = {.call = LODEMARK__CALL__INIT};
     seal.block = block->info.id;

@@ -26,6 +26,8 @@ typedef struct lode_calls {
     lode_status_t (*block_append)(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype,
                                   const void *k, const void *v);
     lode_status_t (*block_seal)(lode_block_h block);
+    lode_status_t (*block_crop)(lode_block_h block, uint64_t tokens);
+    lode_status_t (*block_move)(lode_block_h from, uint64_t first, lode_block_h to);
     lode_status_t (*block_drop)(lode_block_h *block);
     lode_status_t (*block_close)(lode_block_h *block);
     lode_status_t (*block_tokens)(lode_block_h block, uint32_t layer, uint64_t *tokens);

@@ -4,10 +4,10 @@
  * @brief What the files of attend/ share: the structs behind the public handles.
  *
  * cluster.c joins and leaves; serve.c answers other ranks; spread.c sends pages and landmarks out;
- * tail.c keeps the unsealed tokens; block.c and view.c are the handles; hot.c is the cache of fetched
- * records; step.c runs a step with choose.c (score, select), plan.c (who has what, in tiles), gather.c
- * (attend over a tile) and lost.c (what nobody could give), on the threads of team.c; places.c follows the members,
- * repair.c keeps k owners a page, fill.c brings landmarks to ranks that joined.
+ * tail.c keeps the unsealed tokens; block.c and view.c are the handles, crop.c takes tokens back and moves them; hot.c
+ * is the cache of fetched records; step.c runs a step with choose.c (score, select), plan.c (who has what, in tiles),
+ * gather.c (attend over a tile) and lost.c (what nobody could give), on the threads of team.c; places.c follows the
+ * members, repair.c keeps k owners a page, fill.c brings landmarks to ranks that joined.
  */
 #ifndef LODE_ATTEND_INSIDE_H
 #define LODE_ATTEND_INSIDE_H
@@ -109,6 +109,8 @@ typedef struct lode_tail {
     lode_buffer_t records;
     float *mean; /**< (heads, D) once fixed, NULL before or if not centred */
     bool mean_sent;
+    uint64_t told;    /**< block position up to which some node may know that tokens are complete */
+    uint64_t shown;   /**< up to which all do */
     uint64_t offered; /**< landmarks that went to others' GPUs, or were left to their hosts: whole tiles */
 } lode_tail_t;
 
@@ -119,6 +121,7 @@ struct lode_block {
     uint32_t heads;
     size_t record_bytes;
     uint32_t references; /**< the caller's handle and every view */
+    bool draft;          /**< its tokens stay in the tail until it is sealed; known to the writer alone */
     bool dropped;        /**< by this rank */
     bool sealing;        /**< a seal has begun */
     bool sealed;         /**< by this rank, the writer */
@@ -261,6 +264,11 @@ lode_status_t lode_tail_write(lode_block_h block, uint32_t layer, uint64_t token
 const uint8_t *lode_tail_record(const struct lode_block *block, uint32_t layer, uint64_t token, uint32_t head);
 /** Fix the mean key of a layer, if the block is centred and has none yet, from its first @p tokens keys. */
 lode_status_t lode_tail_mean(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype, const void *k);
+/** The same from what the tail holds, all of it: of a draft, whose first tokens may have been taken back since. */
+lode_status_t lode_tail_mean_here(lode_block_h block, uint32_t layer);
+/** Keys and values of some tokens of the tail: (tokens, heads, D). */
+void lode_tail_read(const struct lode_block *block, uint32_t layer, uint64_t first, uint64_t tokens, float *k,
+                    float *v);
 /** LODE_ERR_NONFINITE names layer, head and token of the first bad element of x (tokens, heads, D). */
 lode_status_t lode_check_finite(lode_cluster_h cluster, const char *what, uint32_t layer, uint64_t tokens,
                                 uint32_t heads, lode_dtype_t dtype, const void *x);
@@ -280,6 +288,8 @@ lode_status_t lode_local_block_open(lode_cluster_h cluster, const char *name, lo
 lode_status_t lode_local_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype,
                                       const void *k, const void *v);
 lode_status_t lode_local_block_seal(lode_block_h block);
+lode_status_t lode_local_block_crop(lode_block_h block, uint64_t tokens);
+lode_status_t lode_local_block_move(lode_block_h from, uint64_t first, lode_block_h to);
 lode_status_t lode_local_block_drop(lode_block_h *block);
 lode_status_t lode_local_block_close(lode_block_h *block);
 lode_status_t lode_local_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens);
@@ -299,8 +309,21 @@ void lode_block_release(lode_block_h block);
 lode_status_t lode_block_check(const struct lode_block *block);
 /** Whether this rank may append now. */
 lode_status_t lode_block_check_append(lode_block_h block);
-/** Send the full pages that steps have left in a layer's tail on their way; on an error nothing has changed. */
-lode_status_t lode_block_settle(lode_block_h block, uint32_t layer, bool flush);
+/** Send the full pages that steps have left in a layer's tail on their way, but a draft's; on an error nothing has
+ * changed. */
+lode_status_t lode_block_settle(lode_block_h block, uint32_t layer);
+/** A layer's tail as it was, to go back to. */
+typedef struct lode_mark {
+    uint64_t first, tokens;
+    bool mean_sent;
+    uint8_t *records; /**< a copy; NULL: what has left since is still in its place, as after a flush */
+} lode_mark_t;
+/** @p copy: what leaves may be followed by what stays. Then free mark->records. */
+lode_status_t lode_block_mark(const struct lode_block *block, uint32_t layer, bool copy, lode_mark_t *mark);
+/** Have owners forget what has left since, which was not published, and put it back. The error message stays. */
+void lode_block_return(lode_block_h block, uint32_t layer, const lode_mark_t *mark);
+/** LODE_ERR_INVALID if layers differ in length: the block cannot be @p what ("sealed"). */
+lode_status_t lode_block_check_equal(lode_block_h block, const char *what);
 /** Tokens in pages that this rank may read. */
 uint64_t lode_block_committed(const struct lode_block *block, uint32_t layer);
 

@@ -287,18 +287,6 @@ static lode_status_t send_landmarks(batch_t *batch)
     return lode_tell_keepers(batch->block->cluster, tellings, batch->count);
 }
 
-/* The keys and values of a page, from the tail, token by token. */
-static void read_tail(lode_block_h block, uint32_t layer, uint64_t first, uint32_t tokens, float *k, float *v)
-{
-    uint32_t dim = block->cluster->geometry.head_dim;
-    for (uint32_t t = 0; t < tokens; t++)
-        for (uint32_t h = 0; h < block->heads; h++) {
-            size_t at = ((size_t)t * block->heads + h) * dim;
-            block->cluster->ops->record_decode(LODE_FORMAT_BF16, dim, lode_tail_record(block, layer, first + t, h),
-                                               k + at, v + at);
-        }
-}
-
 /* What a page of the tail will be, and its mean keys if they go with it: the first page of a layer. */
 static lode_status_t plan_page(batch_t *batch, outgoing_t *out, uint64_t first, uint32_t tokens)
 {
@@ -307,7 +295,7 @@ static lode_status_t plan_page(batch_t *batch, outgoing_t *out, uint64_t first, 
     size_t width = (size_t)block->heads * block->cluster->geometry.head_dim;
     if (!tail->mean && block->info.landmark.centre) {
         float *k = batch->floats.data;
-        read_tail(block, batch->layer, first, tokens, k, k + LODE_PAGE_TOKENS * width);
+        lode_tail_read(block, batch->layer, first, tokens, k, k + LODE_PAGE_TOKENS * width);
         LODE_TRY(lode_tail_mean(block, batch->layer, tokens, LODE_FP32, k));
     }
     out->page = (uint32_t)(first / LODE_PAGE_TOKENS);
@@ -334,7 +322,7 @@ static void encode_page(void *context, uint32_t item, uint32_t thread)
     uint32_t dim = cluster->geometry.head_dim;
     size_t width = (size_t)block->heads * dim;
     float *k = (float *)batch->floats.data + thread * 2 * LODE_PAGE_TOKENS * width, *v = k + LODE_PAGE_TOKENS * width;
-    read_tail(block, batch->layer, (uint64_t)out->page * LODE_PAGE_TOKENS, out->tokens, k, v);
+    lode_tail_read(block, batch->layer, (uint64_t)out->page * LODE_PAGE_TOKENS, out->tokens, k, v);
     lode_page_encode(cluster->ops, block->info.format, dim, block->heads, block->info.kv_head_begin,
                      (lode_page_id_t){block->info.id, batch->layer, out->page}, out->tokens, k, v, out->bytes,
                      &out->crc);
@@ -417,9 +405,11 @@ lode_status_t lode_spread_publish(lode_block_h block, uint32_t layer)
     publish.block = block->info.id;
     publish.layer = layer;
     publish.tokens = block->tails[layer].first;
+    block->tails[layer].told = publish.tokens;
     telling.call.body_case = LODEMARK__CALL__BODY_PUBLISH;
     telling.call.publish = &publish;
     LODE_TRY(lode_tell_keepers(block->cluster, &telling, 1));
+    block->tails[layer].shown = publish.tokens;
     lode_replica_offer(block->cluster->replica, block, layer, publish.tokens);
     return LODE_OK;
 }

@@ -169,7 +169,7 @@ static lode_status_t settle_tails(lode_step_state_t *step)
     for (uint32_t s = 0; s < step->stream_count; s++) {
         lode_view_h view = lode_stream_at(step, s)->in->view;
         if (lode_stream_at(step, s)->in->k)
-            LODE_TRY(lode_block_settle(view->blocks[view->write_block], step->layer, false));
+            LODE_TRY(lode_block_settle(view->blocks[view->write_block], step->layer));
     }
     return LODE_OK;
 }

@@ -16,6 +16,17 @@ const uint8_t *lode_tail_record(const struct lode_block *block, uint32_t layer, 
     return (const uint8_t *)tail->records.data + (token - tail->first) * tail_token_bytes(block) + head * record_bytes;
 }
 
+void lode_tail_read(const struct lode_block *block, uint32_t layer, uint64_t first, uint64_t tokens, float *k, float *v)
+{
+    uint32_t dim = block->cluster->geometry.head_dim;
+    for (uint64_t t = 0; t < tokens; t++)
+        for (uint32_t h = 0; h < block->heads; h++) {
+            size_t at = ((size_t)t * block->heads + h) * dim;
+            block->cluster->ops->record_decode(LODE_FORMAT_BF16, dim, lode_tail_record(block, layer, first + t, h),
+                                               k + at, v + at);
+        }
+}
+
 /* Tokens on their way into the tail, and how many at once are a thread's. */
 enum { WRITE_TOKENS = 64 };
 typedef struct writing {
@@ -101,6 +112,21 @@ lode_status_t lode_tail_mean(lode_block_h block, uint32_t layer, uint64_t tokens
         keep_slow_pairs(cluster, block->heads, mean);
     tail->mean = mean;
     return LODE_OK;
+}
+
+lode_status_t lode_tail_mean_here(lode_block_h block, uint32_t layer)
+{
+    const lode_tail_t *tail = &block->tails[layer];
+    size_t width = (size_t)block->heads * block->cluster->geometry.head_dim;
+    if (tail->mean || !block->info.landmark.centre || tail->tokens == 0)
+        return LODE_OK;
+    float *k = malloc(2 * tail->tokens * width * sizeof *k);
+    if (!k)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the mean key of a block");
+    lode_tail_read(block, layer, tail->first, tail->tokens, k, k + tail->tokens * width);
+    lode_status_t status = lode_tail_mean(block, layer, tail->tokens, LODE_FP32, k);
+    free(k);
+    return status;
 }
 
 lode_status_t lode_check_finite(lode_cluster_h cluster, const char *what, uint32_t layer, uint64_t tokens,

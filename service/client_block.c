@@ -92,6 +92,9 @@ static lode_status_t prepare_block(lode_cluster_h cluster, client_ask_t *ask)
     case LODEMARK__SESSION_CALL__BODY_BLOCK_SEAL:
         ask->call.block_seal->block = block->number;
         break;
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_CROP:
+        ask->call.block_crop->block = block->number;
+        break;
     default:
         ask->call.block_drop->block = block->number;
     }
@@ -149,6 +152,7 @@ lode_status_t client_block_create(lode_cluster_h cluster, const lode_block_param
     info.index = params->landmark.index;
     info.expected_tokens = params->expected_tokens;
     body.info = &info;
+    body.draft = params->draft != 0;
     ask.call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE;
     ask.call.block_create = &body;
     LODE_TRY(handle_create(cluster, params->name, &block));
@@ -239,6 +243,42 @@ lode_status_t client_block_seal(lode_block_h block)
         block->sealed = true;
     count_writing(block, false);
     return status;
+}
+
+lode_status_t client_block_crop(lode_block_h block, uint64_t tokens)
+{
+    Lodemark__BlockCrop body = LODEMARK__BLOCK_CROP__INIT;
+    client_ask_t ask = {.call = LODEMARK__SESSION_CALL__INIT, .prepare = prepare_block, .context = block};
+    body.tokens = tokens;
+    ask.call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_CROP;
+    ask.call.block_crop = &body;
+    return client_ask(block->cluster, &ask);
+}
+
+typedef struct pair {
+    lode_block_h from, to;
+} pair_t;
+
+static lode_status_t prepare_move(lode_cluster_h cluster, client_ask_t *ask)
+{
+    (void)cluster;
+    const pair_t *pair = ask->context;
+    LODE_TRY(client_block_ready(pair->from));
+    LODE_TRY(client_block_ready(pair->to));
+    ask->call.block_move->from = pair->from->number;
+    ask->call.block_move->to = pair->to->number;
+    return LODE_OK;
+}
+
+lode_status_t client_block_move(lode_block_h from, uint64_t first, lode_block_h to)
+{
+    pair_t pair = {from, to};
+    Lodemark__BlockMove body = LODEMARK__BLOCK_MOVE__INIT;
+    client_ask_t ask = {.call = LODEMARK__SESSION_CALL__INIT, .prepare = prepare_move, .context = &pair};
+    body.first = first;
+    ask.call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_MOVE;
+    ask.call.block_move = &body;
+    return client_ask(from->cluster, &ask);
 }
 
 lode_status_t client_block_drop(lode_block_h *handle)

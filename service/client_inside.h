@@ -162,6 +162,8 @@ lode_status_t client_block_open(lode_cluster_h cluster, const char *name, lode_b
 lode_status_t client_block_append(lode_block_h block, uint32_t layer, uint64_t tokens, lode_dtype_t dtype,
                                   const void *k, const void *v);
 lode_status_t client_block_seal(lode_block_h block);
+lode_status_t client_block_crop(lode_block_h block, uint64_t tokens);
+lode_status_t client_block_move(lode_block_h from, uint64_t first, lode_block_h to);
 lode_status_t client_block_drop(lode_block_h *block);
 lode_status_t client_block_close(lode_block_h *block);
 lode_status_t client_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens);

@@ -82,7 +82,8 @@ static lode_status_t serve_create(serving_t *s)
                                   .replicas = info->replicas,
                                   .landmark = {(lode_landmark_codec_t)info->codec, info->bits, info->chunk,
                                                info->centre, (lode_landmark_index_t)info->index},
-                                  .expected_tokens = info->expected_tokens};
+                                  .expected_tokens = info->expected_tokens,
+                                  .draft = s->call->block_create->draft};
     lode_block_h block;
     LODE_TRY(lode_block_create(s->cluster, &params, &block));
     return opened(s, block);
@@ -177,6 +178,22 @@ static lode_status_t serve_seal(serving_t *s)
     lode_block_h *block;
     LODE_TRY(block_of(s, s->call->block_seal->block, &block));
     return lode_block_seal(*block);
+}
+
+static lode_status_t serve_crop(serving_t *s)
+{
+    lode_block_h *block;
+    LODE_TRY(block_of(s, s->call->block_crop->block, &block));
+    return lode_block_crop(*block, s->call->block_crop->tokens);
+}
+
+static lode_status_t serve_move(serving_t *s)
+{
+    const Lodemark__BlockMove *ask = s->call->block_move;
+    lode_block_h *from, *to;
+    LODE_TRY(block_of(s, ask->from, &from));
+    LODE_TRY(block_of(s, ask->to, &to));
+    return lode_block_move(*from, ask->first, *to);
 }
 
 static lode_status_t serve_drop(serving_t *s)
@@ -533,6 +550,10 @@ static lode_status_t serve(serving_t *s)
         return serve_append(s);
     case LODEMARK__SESSION_CALL__BODY_BLOCK_SEAL:
         return serve_seal(s);
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_CROP:
+        return serve_crop(s);
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_MOVE:
+        return serve_move(s);
     case LODEMARK__SESSION_CALL__BODY_BLOCK_DROP:
         return serve_drop(s);
     case LODEMARK__SESSION_CALL__BODY_BLOCK_CLOSE:
@@ -573,6 +594,8 @@ static bool only_reads(const Lodemark__SessionCall *call)
     case LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE:
     case LODEMARK__SESSION_CALL__BODY_BLOCK_APPEND:
     case LODEMARK__SESSION_CALL__BODY_BLOCK_SEAL:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_CROP:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_MOVE:
     case LODEMARK__SESSION_CALL__BODY_BLOCK_DROP:
     case LODEMARK__SESSION_CALL__BODY_ADMIT:
     case LODEMARK__SESSION_CALL__BODY_ANNOUNCE:
@@ -608,6 +631,7 @@ static bool may_be_interrupted(const Lodemark__SessionCall *call)
     case LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE:
     case LODEMARK__SESSION_CALL__BODY_BLOCK_APPEND:
     case LODEMARK__SESSION_CALL__BODY_BLOCK_SEAL:
+    case LODEMARK__SESSION_CALL__BODY_BLOCK_MOVE:
     case LODEMARK__SESSION_CALL__BODY_BLOCK_DROP:
         return true;
     default:

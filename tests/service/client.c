@@ -203,6 +203,35 @@ static void large_append(lode_cluster_h cluster, const char *name, results_t *re
     free(q);
 }
 
+/* A draft is written by steps, cut, moved in part into the dialogue, sealed and dropped. */
+static void drafts(lode_cluster_h cluster, const char *name, lode_block_h dialogue, results_t *results)
+{
+    lode_block_params_t params = {.name = name, .draft = 1};
+    lode_block_h draft;
+    TRY(lode_landmark_parse("landmark2", &params.landmark));
+    TRY(lode_block_create(cluster, &params, &draft));
+    lode_view_h writes = view_of(cluster, (lode_block_h[]){dialogue, draft}, 2, 1), reads;
+    reads = view_of(cluster, (lode_block_h[]){draft, dialogue}, 2, -1);
+    run_steps(cluster, reads, writes, results); /* leaves 6 tokens a layer */
+    CHECK(lode_block_crop(draft, 7) == LODE_ERR_INVALID && strstr(lode_error_message(), "layer 0 has 6"));
+    TRY(lode_block_crop(draft, 5));
+    CHECK(lode_block_crop(dialogue, 10) == LODE_ERR_SEALED && strstr(lode_error_message(), "at least 2944"));
+    CHECK(lode_block_move(draft, 2, draft) == LODE_ERR_INVALID && strstr(lode_error_message(), "into itself"));
+    TRY(lode_block_move(draft, 2, dialogue));
+    run_steps(cluster, reads, writes, results);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        uint64_t tokens[2];
+        TRY(lode_block_tokens(draft, layer, &tokens[0]));
+        TRY(lode_block_tokens(dialogue, layer, &tokens[1]));
+        CHECK(tokens[0] == 2 + 6 && tokens[1] == TOKENS + 6 + 3);
+    }
+    TRY(lode_block_seal(draft));
+    CHECK(lode_block_crop(draft, 0) == LODE_ERR_SEALED && strstr(lode_error_message(), "is sealed"));
+    TRY(lode_view_destroy(&writes));
+    TRY(lode_view_destroy(&reads));
+    TRY(lode_block_drop(&draft));
+}
+
 static void scenario(lode_cluster_h cluster, const char *prefix, results_t *results)
 {
     char name[LODE_NAME_MAX + 1];
@@ -228,6 +257,8 @@ static void scenario(lode_cluster_h cluster, const char *prefix, results_t *resu
         TRY(lode_block_tokens(blocks[1], layer, &tokens));
         keep(results, &tokens, sizeof tokens);
     }
+    snprintf(name, sizeof name, "%s-draft", prefix);
+    drafts(cluster, name, blocks[1], results);
     snprintf(name, sizeof name, "%s-large", prefix);
     large_append(cluster, name, results);
     /* what is refused, is refused alike */
