@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "reader/reader_inside.h"
 
@@ -187,18 +186,7 @@ static lode_status_t run(ask_t *ask, const uint32_t *tokens, uint32_t count)
 
 static lode_status_t create_block(ask_t *ask, uint64_t expected)
 {
-    const struct lode_reader *reader = ask->reader;
-    char name[LODE_NAME_MAX + 1];
-    uint64_t random[2];
-    if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
-        return lode_fail(LODE_ERR_IO, "the operating system gave no random bytes for a block's name");
-    snprintf(name, sizeof name, "question:%016" PRIx64 "%016" PRIx64, random[0], random[1]);
-    lode_block_params_t params = {.name = name,
-                                  .format = reader->format,
-                                  .replicas = reader->replicas,
-                                  .landmark = reader->landmark,
-                                  .expected_tokens = expected};
-    return lode_block_create(reader->cluster, &params, &ask->block);
+    return lode_reader_own_block(ask->reader, "question", expected, false, &ask->block);
 }
 
 /* Room for the blocks of a view: documents, and question and answer. */
@@ -212,15 +200,8 @@ static void lay_out(ask_t *ask, const layout_t *layout, bool question_first)
 {
     const struct lode_reader *reader = ask->reader;
     uint32_t first = question_first, own = question_first ? 0 : ask->piece_count;
-    int64_t end = 0;
-    for (uint32_t i = 0; i < ask->piece_count; i++) {
-        const lode_reader_piece_t *piece = &ask->pieces[i];
-        layout->blocks[first + i] = piece->block;
-        layout->offsets[first + i] =
-            reader->manner.shared_positions ? (int64_t)reader->manner.range - piece->tokens : end;
-        ask->begins[i] = (uint64_t)end;
-        end += piece->tokens;
-    }
+    lode_reader_lay_out(reader, ask->pieces, ask->piece_count, layout->blocks + first, layout->offsets + first,
+                        ask->begins);
     layout->blocks[own] = ask->block;
     layout->offsets[own] = ask->position;
 }
@@ -323,8 +304,7 @@ static lode_status_t take_room(ask_t *ask)
 
 static lode_status_t set_position(ask_t *ask)
 {
-    bool shared = ask->reader->manner.shared_positions;
-    ask->position = shared ? (int64_t)ask->reader->manner.range : (int64_t)ask->piece_tokens;
+    ask->position = lode_reader_position_after(ask->reader, ask->piece_tokens);
     if (!ask->asking->most_tokens)
         return lode_fail(LODE_ERR_INVALID, "an answer of no tokens at all was asked for");
     if (answer_room(ask))

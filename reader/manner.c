@@ -30,7 +30,7 @@ static lode_status_t cut_template(const char *key, const char *whole, char *side
 }
 
 /* A name like <|end|> that the tokenizer has not is a slip: it would be many tokens that no model was trained on. */
-static lode_status_t check_names(const char *key, const char *text, lode_tokenizer_h tokenizer)
+lode_status_t lode_manner_check_names(const char *key, const char *text, lode_tokenizer_h tokenizer)
 {
     char name[64];
     for (const char *begin = text, *end; (begin = strstr(begin, "<|")) && (end = strstr(begin, "|>")); begin = end) {
@@ -65,13 +65,11 @@ static lode_status_t add_stop(lode_manner_t *manner, const char *text, size_t by
 
 /* --------------------------------------------------------------------- reader.json */
 
-static lode_status_t check_keys(const json_t *file)
+lode_status_t lode_manner_check_keys(const json_t *object, const lode_option_t *known)
 {
-    static const lode_option_t known[] = {{"version"},   {"document"}, {"question"}, {"stop"},
-                                          {"positions"}, {"range"},    {"heads"},    {NULL}};
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)file, key, value)
+    json_object_foreach((json_t *)object, key, value)
     {
         bool is_known = false;
         for (size_t i = 0; known[i].name; i++)
@@ -92,7 +90,7 @@ static lode_status_t read_template(const json_t *file, const char *key, lode_tok
         return LODE_OK;
     if (!json_is_string(value))
         return lode_fail(LODE_ERR_FORMAT, "\"%s\" is not a text", key);
-    LODE_TRY(check_names(key, json_string_value(value), tokenizer));
+    LODE_TRY(lode_manner_check_names(key, json_string_value(value), tokenizer));
     return cut_template(key, json_string_value(value), sides);
 }
 
@@ -106,7 +104,7 @@ static lode_status_t read_stops(const json_t *stops, lode_tokenizer_h tokenizer,
     {
         if (!json_is_string(stop))
             return lode_fail(LODE_ERR_FORMAT, "\"stop\" is not a list of texts");
-        LODE_TRY(check_names("stop", json_string_value(stop), tokenizer));
+        LODE_TRY(lode_manner_check_names("stop", json_string_value(stop), tokenizer));
         LODE_TRY(add_stop(manner, json_string_value(stop), json_string_length(stop)));
     }
     return LODE_OK;
@@ -158,12 +156,14 @@ static lode_status_t read_heads(const json_t *file, lode_manner_t *manner)
 
 static lode_status_t read_file(const json_t *file, lode_tokenizer_h tokenizer, lode_manner_t *manner)
 {
+    static const lode_option_t known[] = {{"version"},   {"document"}, {"question"}, {"stop"},
+                                          {"positions"}, {"range"},    {"heads"},    {NULL}};
     const json_t *version = json_object_get(file, "version");
     if (!json_is_object(file))
         return lode_fail(LODE_ERR_FORMAT, "it is not a JSON object");
     if (!json_is_integer(version) || json_integer_value(version) != 1)
         return lode_fail(LODE_ERR_UNSUPPORTED, "its \"version\" is not 1");
-    LODE_TRY(check_keys(file));
+    LODE_TRY(lode_manner_check_keys(file, known));
     LODE_TRY(read_template(file, "document", tokenizer, manner->document));
     LODE_TRY(read_template(file, "question", tokenizer, manner->question));
     LODE_TRY(read_stops(json_object_get(file, "stop"), tokenizer, manner));
@@ -196,6 +196,12 @@ static lode_status_t add_ends(const char *folder, const char *name, lode_tokeniz
     return status;
 }
 
+lode_status_t lode_manner_add_ends(const char *folder, lode_tokenizer_h tokenizer, lode_manner_t *manner)
+{
+    LODE_TRY(add_ends(folder, "config.json", tokenizer, manner));
+    return add_ends(folder, "generation_config.json", tokenizer, manner);
+}
+
 /* What reader.json did not say. */
 static lode_status_t fill_in(const char *folder, lode_tokenizer_h tokenizer, lode_manner_t *manner)
 {
@@ -211,8 +217,7 @@ static lode_status_t fill_in(const char *folder, lode_tokenizer_h tokenizer, lod
     if (manner->stop_count)
         return LODE_OK;
     LODE_TRY(add_stop(manner, "\n", 1));
-    LODE_TRY(add_ends(folder, "config.json", tokenizer, manner));
-    return add_ends(folder, "generation_config.json", tokenizer, manner);
+    return lode_manner_add_ends(folder, tokenizer, manner);
 }
 
 static lode_status_t count_template(char *const sides[2], lode_tokenizer_h tokenizer, size_t *count)

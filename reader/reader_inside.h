@@ -49,6 +49,19 @@ void lode_piece_set_free(lode_piece_set_t *set);
 void lode_piece_digest(const struct lode_reader *reader, const uint32_t *tokens, size_t count, uint64_t digest[2]);
 /** "reader:<32 digits>". */
 void lode_piece_name(const uint64_t digest[2], char name[LODE_READER_NAME_MAX]);
+/** Create a block of this process alone: its name is random behind @p what. @param[in] draft  lode_block_params_t.draft
+ */
+lode_status_t lode_reader_own_block(const struct lode_reader *reader, const char *what, uint64_t expected, bool draft,
+                                    lode_block_h *block);
+/**
+ * The documents of a view, each right before what comes after them or one after another.
+ * @param[out] blocks, offsets  (count)
+ * @param[out] begins  (count) of the pieces' tokens, in the view's order; NULL: nobody asks
+ */
+void lode_reader_lay_out(const struct lode_reader *reader, const lode_reader_piece_t *pieces, uint32_t count,
+                         lode_block_h *blocks, int64_t *offsets, uint64_t *begins);
+/** View position of what comes after documents of so many tokens. */
+int64_t lode_reader_position_after(const struct lode_reader *reader, uint64_t tokens);
 /** A step without any more to it. */
 extern const lode_attention_t lode_reader_plain_attention;
 /** Pass on a failure after work that may record sentences of its own. */

@@ -94,9 +94,10 @@ typedef struct lode_talking {
 typedef struct lode_talk_step {
     lode_talk_state_t state;            /**< after it */
     uint32_t tokens[LODE_TALK_STREAMS]; /**< that went through the model; the control's are forgotten */
-    uint32_t said[LODE_TALK_STREAMS];   /**< of those, new ones that the thinker or writer drew, stops not */
-    bool probed;                        /**< then: */
-    double yes, no;                     /**< probabilities of their first tokens */
+    uint32_t
+        said[LODE_TALK_STREAMS]; /**< that the thinker or writer drew in it, stops not; the next pass takes them in */
+    bool probed;                 /**< then: */
+    double yes, no;              /**< probabilities of their first tokens */
     uint64_t records_wanted, records_fetched, bytes_fetched; /**< sums over layers */
     uint64_t attend_ns, step_ns;
 } lode_talk_step_t;
