@@ -22,6 +22,8 @@ int lode_bench_index(int argc, char **argv);
 int lode_bench_frontier(int argc, char **argv);
 /** A model's score on samples of Text2JSON, by policy and budget. */
 int lode_bench_text2json(int argc, char **argv);
+/** A model that hears, thinks and speaks at once: how soon, how well, what moves. */
+int lode_bench_streams(int argc, char **argv);
 /** Generated keys, values and queries to a capture file. */
 int lode_generate(int argc, char **argv);
 /** The transform in front of the quantiser, from captures. */

@@ -184,8 +184,6 @@ json_t *lode_frontier_json(const lode_frontier_params_t *params, const lode_fron
 lode_status_t lode_frontier_resume(const lode_frontier_params_t *params, const json_t *report, const json_t *settings,
                                    lode_frontier_found_t *found);
 void lode_frontier_print(const lode_frontier_params_t *params, const lode_frontier_found_t *found);
-/** Text for the page: what HTML would take for its own is told otherwise. */
-void lode_frontier_escape(FILE *out, const char *text);
 /** The page at `path`, and beside it the plots, if gnuplot is there. */
 lode_status_t lode_frontier_page(const char *path, const lode_frontier_params_t *params,
                                  const lode_frontier_found_t *found, const json_t *report);

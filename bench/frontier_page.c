@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "bench/frontier.h"
+#include "bench/page.h"
 
 enum { PATH = 4096, PLOTS = 3, ROWS = LODE_CHOOSERS_MAX * LODE_BUDGETS_MAX };
 
@@ -144,24 +145,6 @@ static lode_status_t embed(FILE *out, const char *page, const plot_t *plot)
     return begun ? LODE_OK : lode_fail(LODE_ERR_FORMAT, "%s holds no <svg>", path);
 }
 
-void lode_frontier_escape(FILE *out, const char *text)
-{
-    for (; *text; text++)
-        switch (*text) {
-        case '<':
-            fputs("&lt;", out);
-            break;
-        case '>':
-            fputs("&gt;", out);
-            break;
-        case '&':
-            fputs("&amp;", out);
-            break;
-        default:
-            fputc(*text, out);
-        }
-}
-
 static void write_head(FILE *out, const json_t *report)
 {
     static const char *const shown[] = {"machine", "geometry", "generator", "capture", "seed",
@@ -172,19 +155,9 @@ static void write_head(FILE *out, const json_t *report)
           "tabular-nums}th,td{padding:.2em .6em;text-align:right;border-bottom:1px solid #ddd}th:first-child,"
           "td:first-child{text-align:left}th{cursor:pointer;position:sticky;top:0;background:#fff}tr.ours{background:"
           "#eef5ee}dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1em}dd{margin:0}</style></head><body>\n"
-          "<h1>Bytes against accuracy</h1>\n<dl>\n",
+          "<h1>Bytes against accuracy</h1>\n",
           out);
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) {
-        const json_t *value = json_object_get(report, shown[i]);
-        char *text = value ? json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(9)) : NULL;
-        if (!text)
-            continue;
-        fprintf(out, "<dt>%s</dt><dd>", shown[i]);
-        lode_frontier_escape(out, text);
-        fprintf(out, "</dd>\n");
-        free(text);
-    }
-    fputs("</dl>\n", out);
+    lode_page_settings(out, report, shown, sizeof shown / sizeof *shown);
 }
 
 static void write_beaten(FILE *out, const lode_frontier_row_t *rows, uint32_t n)

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bench/frontier.h"
+#include "bench/page.h"
 
 static lode_status_t wrong(const char *path, const char *what)
 {
@@ -119,13 +120,13 @@ static void write_report(FILE *out, const json_t *report)
     const char *transform = json_string_value(json_object_get(report, "transform"));
     size_t i;
     fputs("<p>", out);
-    lode_frontier_escape(out, json_string_value(json_object_get(report, "task")));
+    lode_page_escape(out, json_string_value(json_object_get(report, "task")));
     fprintf(out, ", %.0f samples of %.0f tokens, model ", json_number_value(json_object_get(report, "samples")),
             json_number_value(json_object_get(report, "tokens_per_sample")));
-    lode_frontier_escape(out, json_is_string(model) ? json_string_value(model) : "unknown");
+    lode_page_escape(out, json_is_string(model) ? json_string_value(model) : "unknown");
     if (transform) {
         fputs(", landmarks behind the transform ", out);
-        lode_frontier_escape(out, transform);
+        lode_page_escape(out, transform);
     }
     fputs("</p>\n<table class=\"scores\"><thead><tr><th>policy</th><th>budget&nbsp;%</th><th>score</th><th>less than "
           "dense</th><th>its error</th><th>bytes an answer's token</th><th>landmark bytes a token</th><th>resident "
@@ -134,7 +135,7 @@ static void write_report(FILE *out, const json_t *report)
     json_array_foreach(json_object_get(report, "rows"), i, row)
     {
         fputs("<tr><td>", out);
-        lode_frontier_escape(out, json_string_value(json_object_get(row, "policy")));
+        lode_page_escape(out, json_string_value(json_object_get(row, "policy")));
         fputs("</td>", out);
         write_number(out, row, "budget", 3);
         write_number(out, row, "score", 2);

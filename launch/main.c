@@ -26,6 +26,8 @@ static const command_t bench_commands[] = {
     {"index", lode_bench_index, NULL, "choosing by the index of two levels beside a scan of all landmarks"},
     {"frontier", lode_bench_frontier, NULL, "bytes moved against what is kept of attention, by policy and budget"},
     {"text2json", lode_bench_text2json, NULL, "a model's score on long-text samples, by policy and budget"},
+    {"streams", lode_bench_streams, NULL,
+     "a model that hears, thinks and speaks at once: how soon, how well, what moves"},
     {NULL},
 };
 
