@@ -100,7 +100,10 @@ static lode_status_t read_wishes(lode_streams_bench_t *b)
     b->hear_at_once = lode_options_flag(o, "hear-at-once");
     b->sinks = (uint32_t)lode_options_count(o, "sinks");
     b->window = (uint32_t)lode_options_count(o, "window");
-    return lode_bench_config(o, &b->config);
+    LODE_TRY(lode_bench_config(o, &b->config));
+    /* or what a row fetches would depend on what those before it have fetched of the same documents */
+    return lode_bench_given(o, "hot-cache", "LODEMARK_HOT_CACHE") ? LODE_OK
+                                                                  : lode_config_set(b->config, "hot-cache", "0");
 }
 
 /* ------------------------------------------------------------------- samples */
@@ -345,7 +348,8 @@ static void print_help(void)
            "  0            at the start, as a text of its own\n"
            "  N            after N steps; until then the talk knows that more is to come\n"
            "  half         not at all: the first half is all that is heard\n"
-           "\nOptions of the library (lodemark info --config) are taken too, like --arena.\n");
+           "\nOptions of the library (lodemark info --config) are taken too, like --arena; --hot-cache is 0 here if "
+           "it is not given.\n");
 }
 
 int lode_bench_streams(int argc, char **argv)

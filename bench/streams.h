@@ -155,7 +155,7 @@ typedef struct lode_streams_bench {
     double step_ms;
     uint32_t most_thoughts, most_words, most_documents, probe_every, sinks, window;
     bool hear_at_once;
-    uint64_t documents, tokens; /**< of all samples; tokens with their templates */
+    uint64_t documents; /**< of all samples */
     FILE *said;
 } lode_streams_bench_t;
 

@@ -198,6 +198,7 @@ json_t *lode_streams_json(const lode_streams_bench_t *b)
     set_count(report, "samples", b->samples);
     set_number(report, "documents_per_sample", (double)b->documents / (double)b->samples);
     set_text(report, "transform", transform && *transform ? transform : NULL);
+    set_text(report, "hot_cache", lode_config_get(b->config, "hot-cache"));
     set_text(report, "format", lode_format_name(b->format));
     set_number(report, "speech_rate", b->speech.rate);
     set_number(report, "synthesis_ms", 1e3 * b->speech.synthesis_s);
