@@ -301,19 +301,35 @@ lode_status_t lode_client_json(const char *path, json_t *object)
 /* ------------------------------------------------------------------ signals */
 
 static volatile sig_atomic_t caught;
+static void (*tidy_up)(void);
 
 static void take_note(int number)
 {
+    if (caught == number) {
+        if (tidy_up)
+            tidy_up();
+        signal(number, SIG_DFL);
+        raise(number); /* comes when this returns */
+    }
     caught = number;
 }
 
 void lode_client_catch(void)
 {
-    struct sigaction action = {.sa_handler = take_note, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = take_note, .sa_flags = SA_RESTART}, before;
     sigemptyset(&action.sa_mask);
     caught = 0;
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    for (int i = 0; i < 3; i++) {
+        sigaction(numbers[i], &action, &before);
+        if (numbers[i] == SIGHUP && before.sa_handler == SIG_IGN)
+            signal(SIGHUP, SIG_IGN); /* nohup */
+    }
+}
+
+void lode_client_tidy(void (*tidy)(void))
+{
+    tidy_up = tidy;
 }
 
 int lode_client_caught(void)

@@ -59,9 +59,11 @@ lode_status_t lode_client_find(lode_client_t *client, const char *name, lode_blo
 /** Print one object to a file, or to standard output if @p path is "-"; takes @p object, which may be NULL. */
 lode_status_t lode_client_json(const char *path, json_t *object);
 
-/** First SIGINT or SIGTERM since lode_client_catch(), 0 if none. A second one ends the process at once. */
+/** Last SIGINT, SIGTERM or SIGHUP since lode_client_catch(), 0 if none. Its like again ends the process at once. */
 int lode_client_caught(void);
 void lode_client_catch(void);
+/** What is still called before that, in the signal's handler; NULL: nothing. */
+void lode_client_tidy(void (*tidy)(void));
 
 /** Room for the texts below. */
 #define LODE_TEXT_MAX 64

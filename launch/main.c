@@ -8,6 +8,7 @@
 #include "launch/capture.h"
 #include "launch/client.h"
 #include "launch/info.h"
+#include "launch/talk.h"
 
 typedef struct command {
     const char *name;
@@ -44,6 +45,7 @@ TASK_COMMANDS(html_to_tsv);
 
 static const command_t commands[] = {
     {"ask", lode_ask_main, NULL, "questions about documents, answered by a language model"},
+    {"talk", lode_talk_main, NULL, "with a model that listens, thinks and speaks at once"},
     {"put", NULL, NULL, "put a capture into a running service", &lode_command_put},
     {"ls", NULL, NULL, "its blocks", &lode_command_ls},
     {"rm", NULL, NULL, "drop blocks", &lode_command_rm},
@@ -69,7 +71,7 @@ static void print_help(const char *path, const command_t *table, FILE *out)
         fprintf(out,
                 "Attention over KV caches that lie in the host memory of a cluster.\n\n"
                 "put, ls, rm, attend, stat, ping and health talk to a service that lodemarkd runs; bench is a job of\n"
-                "its own, which mpirun or srun starts, one process a rank; ask is either.\n\n");
+                "its own, which mpirun or srun starts, one process a rank; ask and talk are either.\n\n");
     int widest = 8;
     for (const command_t *row = table; row->name; row++)
         widest = (int)strlen(row->name) > widest ? (int)strlen(row->name) : widest;
