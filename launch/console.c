@@ -113,10 +113,8 @@ static void measure(lode_console_t *console)
     }
     console->words.width = console->width - 1; /* terminals differ in what the last column does */
     console->thinking.width = console->width - 3;
-    if (console->words.columns > console->words.width)
-        lode_flow_finish(&console->words);
-    if (console->thinking.columns > console->thinking.width)
-        lode_flow_finish(&console->thinking);
+    lode_flow_fit(&console->words);
+    lode_flow_fit(&console->thinking);
 }
 
 void lode_console_refresh(lode_console_t *console)
@@ -125,18 +123,18 @@ void lode_console_refresh(lode_console_t *console)
     if (!console->memory)
         return;
     if (console->draws && console->dirty) {
-        measure(console);
         draw(console);
         console->dirty = false;
     }
     flush_memory(console);
 }
 
-/* Rows above the live ones, which are drawn again by the next refresh. */
 void lode_console_redraw(lode_console_t *console)
 {
-    if (console->draws)
+    if (console->draws) {
         wipe(console);
+        measure(console);
+    }
     console->dirty = true;
 }
 

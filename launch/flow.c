@@ -123,6 +123,14 @@ void lode_flow_write(lode_flow_t *flow, const char *text, size_t bytes)
     }
 }
 
+void lode_flow_fit(lode_flow_t *flow)
+{
+    if (flow->columns <= flow->width)
+        return;
+    give_row(flow, flow->bytes, 0);
+    flow->broken = true;
+}
+
 void lode_flow_finish(lode_flow_t *flow)
 {
     if (flow->bytes)

@@ -25,6 +25,8 @@ typedef struct lode_flow {
 
 /** @param[in] text  (bytes) whole characters of UTF-8; control characters become "?", tabs a blank */
 void lode_flow_write(lode_flow_t *flow, const char *text, size_t bytes);
+/** After the width was changed: a row that is too long by now is whole. */
+void lode_flow_fit(lode_flow_t *flow);
 /** The row that is not whole yet is. Does nothing if there is none. */
 void lode_flow_finish(lode_flow_t *flow);
 
