@@ -7,9 +7,11 @@
  * schedule and does not wait for the others, whose journals it reads while they grow.
  */
 #include <math.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "attend/inside.h"
 #include "kernels/kernels.h"
@@ -274,6 +276,8 @@ typedef struct ask {
     int64_t first;    /* position of its first row */
     float q[ROWS_MAX * QUERY_HEADS * DIM], k[ROWS_MAX * KV_HEADS * DIM], v[ROWS_MAX * KV_HEADS * DIM];
     float out[ROWS_MAX * QUERY_HEADS * DIM], lse[ROWS_MAX * QUERY_HEADS];
+    float kept[LAYERS][ROWS_MAX * QUERY_HEADS * DIM]; /* out of each layer */
+    uint64_t chosen[LAYERS];                          /* a hash of what it chose there */
 } ask_t;
 
 static context_t context; /* of the stream under the glass */
@@ -348,22 +352,25 @@ static double error_of(const ask_t *ask, uint32_t number, lode_cluster_h cluster
     return worst;
 }
 
-/* Tokens of a sparse choice lie where the row sees them, and are as many as it may have. */
-static void check_choice(const ask_t *ask, uint32_t number, lode_cluster_h cluster)
+/* Tokens of a sparse choice lie where the row sees them. @return a hash of all */
+static uint64_t check_choice(const ask_t *ask, uint32_t number, lode_cluster_h cluster)
 {
+    uint64_t hash = 0;
     for (uint32_t row = 0; row < ask->tokens; row++)
         for (uint32_t h = 0; h < KV_HEADS; h++) {
             const uint32_t *chosen;
             uint64_t count, next = 0;
             MUST(lode_step_selection(cluster, number, row, h, &chosen, &count));
             CHECK(!chosen || !ask->look->dense);
+            hash = lode_mix(hash, count);
             for (uint32_t t = 0; chosen && t < context.count && next < count; t++)
                 if (context.page_index[t] == chosen[next]) {
                     CHECK(context.positions[t] <= ask->first + row);
-                    next++;
+                    hash = lode_mix(hash, chosen[next++]);
                 }
             CHECK(!chosen || (next == count && count > 0));
         }
+    return hash;
 }
 
 /* Another rank's journal may have grown while the step ran: it was as long as at some time meanwhile. */
@@ -386,7 +393,8 @@ static void check_stream(world_t *w, ask_t *ask, uint32_t number, uint32_t layer
         free(laid.v);
     }
     CHECK(best <= 1e-2, "stream %u, layer %u: error %g over %u tokens", number, layer, best, context.count);
-    check_choice(ask, number, w->cluster);
+    ask->chosen[layer] = check_choice(ask, number, w->cluster);
+    memcpy(ask->kept[layer], ask->out, sizeof ask->out);
 }
 
 /* All layers of a step of several streams, checked after each. */
@@ -604,6 +612,66 @@ static void draw_renewal(world_t *w, look_t *looks)
         renew(w, looks, &w->drafts[i - NOTES], "draft", true);
 }
 
+static bool has_foreign(const look_t *look)
+{
+    for (uint32_t b = 0; b < look->count; b++)
+        if (!look->blocks[b]->mine && !look->blocks[b]->sealed)
+            return true;
+    return false;
+}
+
+/* A stream that writes to a draft that no other looks at, or reads. */
+static void draw_lone(world_t *w, look_t *looks, ask_t *asks, uint32_t i)
+{
+    look_t *look = &looks[draw(w, LOOKS)];
+    while (has_foreign(look))
+        look = &looks[(look - looks + 1) % LOOKS];
+    asks[i] = (ask_t){.look = look, .tokens = 1 + draw(w, ROWS_MAX), .position = draw(w, 1200)};
+    asks[i].query = (w->seed << 20) + (w->drawn << 8);
+    model_t *m = look->write_block < 0 ? NULL : look->blocks[look->write_block];
+    bool mine = m && m->draft && !m->sealed;
+    for (uint32_t j = 0; j < i; j++)
+        mine = mine && asks[j].look != look && !lists(asks[j].look, m) &&
+               !(asks[j].writes && lists(look, write_model(&asks[j])));
+    asks[i].writes = mine;
+    if (!mine)
+        return;
+    asks[i].position = LODE_POSITION_END;
+    fresh(w, asks[i].tokens, asks[i].ids);
+}
+
+/* Streams that do not see each other's new tokens give together what they give one by one. */
+static void draw_together(world_t *w, look_t *looks)
+{
+    static ask_t asks[STREAMS_MAX], alone;
+    uint32_t count = 2 + draw(w, STREAMS_MAX - 1), lone = 0;
+    for (uint32_t i = 0; i < LOOKS; i++)
+        lone += !has_foreign(&looks[i]);
+    for (uint32_t i = 0; i < count && lone; i++) {
+        draw_lone(w, looks, asks, i);
+        for (uint32_t j = 0; j < i; j++) /* what reads only may see what another writes */
+            if (asks[j].writes && lists(asks[i].look, write_model(&asks[j])))
+                return;
+    }
+    if (!lone)
+        return;
+    step(w, asks, count);
+    for (uint32_t i = 0; i < count; i++)
+        if (asks[i].writes) {
+            write_model(&asks[i])->tokens -= asks[i].tokens;
+            MUST(lode_block_crop(write_model(&asks[i])->block, write_model(&asks[i])->tokens));
+        }
+    for (uint32_t i = 0; i < count; i++) {
+        alone = asks[i];
+        step(w, &alone, 1);
+        for (uint32_t layer = 0; layer < LAYERS; layer++) {
+            CHECK(alone.chosen[layer] == asks[i].chosen[layer]);
+            for (uint32_t x = 0; x < asks[i].tokens * QUERY_HEADS * DIM; x++)
+                CHECK(fabsf(alone.kept[layer][x] - asks[i].kept[layer][x]) <= 1e-5f, "stream %u of %u", i, count);
+        }
+    }
+}
+
 /* A view's blocks and a draft behind them; some steps; then it is thrown away, taken back, or moved to where it
  * belongs. */
 static void draw_probe(world_t *w, look_t *looks)
@@ -682,6 +750,9 @@ static void one_thing(world_t *w, look_t *looks)
         break;
     case 9:
         draw_seal(w);
+        break;
+    case 10:
+        draw_together(w, looks);
         break;
     default:
         draw_step(w, looks);
@@ -809,6 +880,246 @@ static void schedule(uint64_t seed, uint32_t things, const char *const *settings
     end_world(&w);
 }
 
+/* ----------------------------------------------------------------- bad input */
+
+#define REFUSED(call, expected, words)                                                                   \
+    do {                                                                                                 \
+        lode_status_t got_ = (call);                                                                     \
+        CHECK(got_ == (expected), "%s, not %s", lode_status_string(got_), lode_status_string(expected)); \
+        CHECK(strstr(lode_error_message(), words), "does not say: %s", words);                           \
+    } while (0)
+
+static void grow(world_t *w, model_t *m, uint32_t count)
+{
+    uint32_t ids[400];
+    fresh(w, count, ids);
+    append(m, ids, count);
+}
+
+static void bad_crops(world_t *w)
+{
+    model_t *notes = &w->notes[0], *draft = &w->drafts[0];
+    model_t *others = &w->journals[(rank + 1) % ranks], *document = &w->documents[0];
+    grow(w, notes, 200);
+    grow(w, draft, 200);
+    REFUSED(lode_block_crop(notes->block, 191), LODE_ERR_SEALED, "keep at least 192");
+    REFUSED(lode_block_crop(notes->block, 201), LODE_ERR_INVALID, "layer 0 has 200");
+    REFUSED(lode_block_crop(document->block, 0), document->mine ? LODE_ERR_SEALED : LODE_ERR_INVALID,
+            document->mine ? "is sealed" : "is written by rank 0");
+    if (ranks > 1)
+        REFUSED(lode_block_crop(others->block, 0), LODE_ERR_INVALID, "is written by rank");
+    REFUSED(lode_block_move(draft->block, 0, draft->block), LODE_ERR_INVALID, "into itself");
+    REFUSED(lode_block_move(draft->block, 201, notes->block), LODE_ERR_INVALID, "cannot keep 201");
+    REFUSED(lode_block_move(notes->block, 100, draft->block), LODE_ERR_SEALED, "keep at least 192");
+    REFUSED(lode_block_move(draft->block, 0, document->block), document->mine ? LODE_ERR_SEALED : LODE_ERR_INVALID,
+            document->mine ? "is sealed" : "is written by rank 0");
+    if (ranks > 1)
+        REFUSED(lode_block_move(others->block, 0, notes->block), LODE_ERR_INVALID, "is written by rank");
+    float one[KV_HEADS * DIM] = {0};
+    MUST(lode_block_append(draft->block, 0, 1, LODE_FP32, one, one));
+    REFUSED(lode_block_move(draft->block, 10, notes->block), LODE_ERR_INVALID, "layer 0 has 201 tokens, layer 1 has");
+    REFUSED(lode_block_move(notes->block, 192, draft->block), LODE_ERR_INVALID, "cannot be moved to");
+    REFUSED(lode_block_seal(draft->block), LODE_ERR_INVALID, "cannot be sealed");
+    REFUSED(lode_block_crop(draft->block, 201), LODE_ERR_INVALID, "layer 1 has 200");
+    MUST(lode_block_crop(draft->block, 200)); /* half a step is taken back */
+    MUST(lode_block_move(draft->block, 200, notes->block));
+    uint64_t tokens;
+    MUST(lode_block_tokens(notes->block, 1, &tokens));
+    CHECK(tokens == 200); /* none was moved, and none is lost */
+    MUST(lode_block_tokens(draft->block, 0, &tokens));
+    CHECK(tokens == 200);
+}
+
+static void bad_views(world_t *w)
+{
+    lode_block_h blocks[] = {w->notes[0].block, w->documents[1].block, w->notes[0].block};
+    lode_view_params_t params = {.blocks = blocks, .count = 3, .policy = {.select = LODE_SELECT_DENSE}};
+    lode_view_h view = NULL, other;
+    REFUSED(lode_view_create(w->cluster, &params, &view), LODE_ERR_INVALID, "stands twice in a view");
+    CHECK(!view);
+    params.count = 2;
+    params.write_block = 0;
+    MUST(lode_view_create(w->cluster, &params, &view));
+    blocks[1] = w->drafts[0].block;
+    MUST(lode_view_create(w->cluster, &params, &other));
+    static float q[QUERY_HEADS * DIM], kv[KV_HEADS * DIM], out[QUERY_HEADS * DIM];
+    lode_stream_t one = {view, 1, LODE_POSITION_END, LODE_FP32, q, kv, kv, out, NULL, NULL}, two[] = {one, one};
+    two[1].view = other;
+    uint64_t before, after;
+    MUST(lode_block_tokens(w->notes[0].block, 0, &before));
+    REFUSED(lode_step(w->cluster, 0, two, 2, NULL), LODE_ERR_INVALID, "two streams of one step write to block \"notes");
+    MUST(lode_block_tokens(w->notes[0].block, 0, &after));
+    CHECK(before == after);
+    MUST(lode_view_destroy(&view));
+    MUST(lode_view_destroy(&other));
+}
+
+static void bad_input(void)
+{
+    static world_t w;
+    make_world(&w, 99, NULL);
+    bad_crops(&w);
+    bad_views(&w);
+    end_world(&w);
+}
+
+/* ------------------------------------------------------------------ full arena */
+
+static uint64_t pages_of(const world_t *w)
+{
+    lode_rank_stats_t stats;
+    MUST(lode_cluster_rank_stats(w->cluster, 0, &stats));
+    return stats.pages;
+}
+
+/* Pages of one layer, as many as are asked for or fit. */
+static uint32_t fill_arena(world_t *w, uint32_t most)
+{
+    static float zeros[LODE_PAGE_TOKENS * KV_HEADS * DIM];
+    model_t ballast;
+    uint32_t filled = 0;
+    create(w, &ballast, "ballast", false, LODE_FORMAT_BF16);
+    while (filled < most) {
+        lode_status_t status = lode_block_append(ballast.block, 0, LODE_PAGE_TOKENS, LODE_FP32, zeros, zeros);
+        CHECK(status == LODE_OK || status == LODE_ERR_FULL);
+        if (status != LODE_OK)
+            break;
+        filled++;
+    }
+    MUST(lode_block_close(&ballast.block));
+    return filled;
+}
+
+static void check_look(world_t *w, look_t *look)
+{
+    static ask_t ask;
+    ask = (ask_t){.look = look, .tokens = 3, .writes = true, .position = LODE_POSITION_END, .query = 7};
+    fresh(w, ask.tokens, ask.ids);
+    step(w, &ask, 1);
+}
+
+/* A probe needs no room in the arena. Room for one page is not enough for two layers: then none of them changes. */
+static void probe_on_full(uint32_t pages, uint32_t *filled)
+{
+    static world_t w;
+    const char *settings[] = {"arena", "4MiB", NULL};
+    make_world(&w, 98, settings);
+    grow(&w, &w.notes[0], 63);
+    grow(&w, &w.drafts[0], 60);
+    look_t look = {.blocks = {&w.documents[1], &w.notes[0], &w.drafts[0]}, .count = 3, .write_block = 2};
+    look.offsets[0] = look.offsets[1] = look.offsets[2] = LODE_OFFSET_AFTER;
+    look_create(&w, &look, false, &(lode_policy_t){.select = LODE_SELECT_DENSE});
+    *filled = fill_arena(&w, pages);
+    uint64_t before = pages_of(&w), moved = w.drafts[0].tokens;
+    check_look(&w, &look);
+    REFUSED(lode_block_move(w.drafts[0].block, 0, w.notes[0].block), LODE_ERR_FULL, "moving from block \"draft");
+    REFUSED(lode_block_seal(w.drafts[0].block), LODE_ERR_FULL, "block \"draft");
+    CHECK(pages_of(&w) == before, "%llu pages, before %llu", (unsigned long long)pages_of(&w),
+          (unsigned long long)before);
+    check_look(&w, &look); /* all is where it was, and goes on */
+    MUST(lode_block_crop(w.drafts[0].block, moved));
+    w.drafts[0].tokens = moved;
+    check_look(&w, &look);
+    close_look(&look);
+    end_world(&w);
+}
+
+static void full_arena(void)
+{
+    uint32_t room, again;
+    probe_on_full(UINT32_MAX, &room);
+    CHECK(room > 3);
+    probe_on_full(room - 1, &again);
+    CHECK(again == room - 1);
+}
+
+/* ------------------------------------------------------------------ lost owner */
+
+/* What of the document this rank holds, as indices of its tokens in the view. */
+static uint64_t held(const world_t *w, const model_t *m, uint32_t layer, uint32_t *tokens)
+{
+    uint64_t count = 0;
+    lode_page_ref_t ref;
+    for (uint32_t t = 0; t < m->tokens; t++)
+        if (lode_shard_find(w->cluster->shard, (lode_page_id_t){m->block->info.id, layer, t / LODE_PAGE_TOKENS}, &ref))
+            tokens[count++] = t;
+    return count;
+}
+
+static look_t look_at(world_t *w, model_t *document, model_t *draft, lode_lost_t lost)
+{
+    look_t look = {.blocks = {document, draft}, .count = 2, .write_block = 1};
+    look.offsets[0] = look.offsets[1] = LODE_OFFSET_AFTER;
+    look_create(w, &look, false, &(lode_policy_t){.select = LODE_SELECT_DENSE, .lost = lost});
+    return look;
+}
+
+/* The survivor's two streams: one cannot do without what is lost, one can. */
+static void survive(world_t *w)
+{
+    static ask_t asks[2];
+    static uint32_t left[JOURNAL_MAX];
+    float share[2] = {-1, -1};
+    look_t looks[] = {look_at(w, &w->documents[1], &w->drafts[0], LODE_LOST_FAIL),
+                      look_at(w, &w->documents[1], &w->drafts[1], LODE_LOST_SKIP)};
+    lode_stream_t streams[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        asks[i] = (ask_t){.look = &looks[i], .tokens = 1, .writes = true, .query = 5, .first = 333};
+        asks[i].position = LODE_POSITION_END;
+        fresh(w, 1, asks[i].ids);
+        note_ids(&w->drafts[i], asks[i].ids, 1);
+        w->drafts[i].tokens = 1;
+        streams[i] = stream_of(&asks[i], 0);
+        streams[i].lost_share = &share[i];
+    }
+    uint64_t tokens, lengths[VIEW_BLOCKS], in_pages[VIEW_BLOCKS];
+    REFUSED(lode_step(w->cluster, 0, streams, 2, NULL), LODE_ERR_PAGE_LOST, "layer 0, page");
+    for (uint32_t i = 0; i < 2; i++) {
+        MUST(lode_block_tokens(w->drafts[i].block, 0, &tokens));
+        CHECK(tokens == 0); /* both streams' tokens are taken back */
+    }
+    MUST(lode_step(w->cluster, 0, &streams[1], 1, NULL));
+    uint64_t count = held(w, &w->documents[1], 0, left);
+    CHECK(share[1] == (float)((double)(333 - count) / 333) && count < 333, "share %g, %llu left", share[1],
+          (unsigned long long)count);
+    lengths_of(&looks[1], 0, lengths, in_pages);
+    lay_out(&looks[1], lengths, in_pages, &context);
+    laid_t laid = rotate_context(&context, 0);
+    double q[QUERY_HEADS * DIM], expected[DIM], error = 0;
+    query_of(&asks[1], 0, 0, q);
+    for (uint32_t h = 0; h < QUERY_HEADS; h++) {
+        attend(&context, &laid, 333, h / GROUP, q + h * DIM, left, count, expected);
+        for (uint32_t i = 0; i < DIM; i++)
+            error = fmax(error, fabs(expected[i] - asks[1].out[h * DIM + i]));
+    }
+    CHECK(error < 1e-2, "error %g", error);
+    free(laid.k);
+    free(laid.v);
+    close_look(&looks[0]);
+    close_look(&looks[1]);
+}
+
+/* The last rank dies with its part of the document that it wrote. */
+static void lost_owner(void)
+{
+    static world_t w;
+    alarm(60);
+    make_world(&w, 97, (const char *[]){"hot-cache", "0", NULL});
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (rank == ranks - 1)
+        raise(SIGKILL);
+    lode_cluster_info_t info = {.alive = (uint32_t)ranks};
+    while (info.alive == (uint32_t)ranks) { /* the alarm ends a wait in vain */
+        usleep(5000);
+        MUST(lode_cluster_query(w.cluster, &info));
+    }
+    survive(&w);
+    if (!failures)
+        printf("rank %d: right\n", rank);
+    fflush(stdout);
+    _exit(failures != 0);
+}
+
 /* ---------------------------------------------------------------------- main */
 
 int main(int argc, char **argv)
@@ -820,10 +1131,15 @@ int main(int argc, char **argv)
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     MUST(lode_rope_frequencies(&rope, DIM, freq));
     make_angles();
+    if (argc == 2)
+        lost_owner();
     things = argc > 1 ? atoi(argv[1]) : 30;
     uint64_t seeds = argc > 2 ? (uint64_t)atoi(argv[2]) : 2;
     for (uint64_t seed = 1; seed <= seeds; seed++)
         schedule(seed, (uint32_t)things, NULL);
+    bad_input();
+    if (ranks == 1)
+        full_arena();
     free(angles);
     MPI_Allreduce(&failures, &all, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     MPI_Finalize();
