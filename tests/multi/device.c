@@ -343,6 +343,37 @@ static void writes_and_growth(lode_cluster_h cluster)
     MUST(lode_block_drop(&block));
 }
 
+/* What is taken back on the device is written anew, and what is moved is attended to where it went. */
+static void drafts_crops_and_moves(lode_cluster_h cluster)
+{
+    lode_block_params_t params = {.name = "draft", .draft = 1};
+    lode_block_h blocks[] = {make_block(cluster, LODE_FORMAT_FP8, "landmark2", 150), NULL};
+    MUST(lode_landmark_parse("landmark2", &params.landmark));
+    MUST(lode_block_create(cluster, &params, &blocks[1]));
+    append(blocks[1], 140); /* more than a page stays */
+    lode_view_h view = make_view(cluster, blocks, 2, NULL, -1, dense);
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft");
+    MUST(lode_block_crop(blocks[1], 100));
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft that was cut");
+    append(blocks[1], 30); /* where others were */
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft written over what was cut");
+    MUST(lode_block_crop(blocks[1], 90));
+    append(blocks[1], 20);
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft cut and written between steps");
+    MUST(lode_block_move(blocks[1], 40, blocks[0])); /* 70 tokens behind 150: a page and a tail */
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft that was moved in part");
+    MUST(lode_block_crop(blocks[1], 0));
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft that was cleared");
+    append(blocks[1], 33);
+    MUST(lode_block_crop(blocks[0], 200));
+    one(cluster, view, 2, LODE_POSITION_END, true, "a tail that was cut");
+    MUST(lode_block_seal(blocks[1]));
+    one(cluster, view, 2, LODE_POSITION_END, true, "a draft that was sealed");
+    MUST(lode_view_destroy(&view));
+    MUST(lode_block_drop(&blocks[0]));
+    MUST(lode_block_drop(&blocks[1]));
+}
+
 /* Staging room for few records: rounds, on records here and elsewhere. */
 static void rounds(lode_cluster_h cluster)
 {
@@ -1032,6 +1063,7 @@ int main(int argc, char **argv)
     if (ranks == 1) { /* what other ranks have no part in */
         formats_and_landmarks(cluster);
         writes_and_growth(cluster);
+        drafts_crops_and_moves(cluster);
         steps_take_nothing(cluster);
         broadcasts(cluster);
         drops_give_back(cluster);
