@@ -143,6 +143,67 @@ Test(console, a_line_promises_more_by_its_end)
     }
 }
 
+/* ----------------------------------------------------------------------- options */
+
+static lode_talker_t talker;
+
+static lode_status_t read_options(const char *const *words)
+{
+    int count = 0;
+    while (words[count])
+        count++;
+    lode_reading_free(&talker.reading);
+    talker = (lode_talker_t){0};
+    return lode_talk_options(count, (char **)(uintptr_t)words, &talker);
+}
+#define READ(...) read_options((const char *const[]){__VA_ARGS__, NULL})
+
+Test(console, options_say_how_to_talk)
+{
+    unsetenv("LODEMARK_CLUSTER");
+    cr_assert(READ("--max-words", "7") == LODE_OK, "%s", lode_error_message());
+    cr_assert(talker.talking.mode == LODE_TALK_AT_ONCE && talker.talking.hear_at_once);
+    cr_assert(talker.talking.most_words == 7 && talker.talking.most_thoughts == 1024);
+    cr_assert(talker.talking.policy.select == LODE_SELECT_LANDMARK && talker.talking.policy.budget_share == 0.03125);
+    cr_assert(talker.reading.path_count == 0 && talker.request == NULL && talker.reading.client == false);
+    cr_assert(READ("--mode", "think-first", "--hear=sentence", "--docs", "a", "b", "--policy", "dense", "--temperature",
+                   "0.5", "--seed", "9", "--docs=c", "--cluster", "contact", "--request", "r", "--thoughts",
+                   "-") == LODE_OK,
+              "%s", lode_error_message());
+    cr_assert(talker.talking.mode == LODE_TALK_THINK_FIRST && talker.talking.hear_at_once == false);
+    cr_assert(talker.reading.path_count == 3 && talker.reading.client && strcmp(talker.thoughts_path, "-") == 0);
+    cr_assert(talker.talking.policy.select == LODE_SELECT_DENSE && talker.talking.sampling.seed == 9);
+    cr_assert(talker.talking.sampling.temperature == 0.5 && strcmp(talker.request, "r") == 0);
+    cr_assert(READ("--mode", "no-thought", "--json", "-") == LODE_OK && talker.talking.mode == LODE_TALK_NO_THOUGHT);
+    lode_reading_free(&talker.reading);
+}
+
+Test(console, options_that_mean_nothing_are_refused)
+{
+    unsetenv("LODEMARK_CLUSTER");
+    static const struct {
+        const char *words[5], *says;
+    } cases[] = {
+        {{"--mode", "sometimes"}, "think-first"},
+        {{"--hear", "never"}, "sentence"},
+        {{"--request", " \t"}, "--request is empty"},
+        {{"--thoughts", "x", "--mode", "no-thought"}, "there are none"},
+        {{"--json", "-", "--thoughts", "-"}, "only one of them"},
+        {{"--max-words", "0"}, "max-words"},
+        {{"--temperature", "hot"}, "0 to 100"},
+        {{"--thought", "x"}, "thoughts"},
+        {{"--policy", "landmrk2"}, "landmark2"},
+        {{"word"}, "lodemark talk --help"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cr_assert(read_options(cases[i].words) == LODE_ERR_INVALID, "%s", cases[i].words[0]);
+        cr_assert(strstr(lode_error_message(), cases[i].says) != NULL, "%s", lode_error_message());
+    }
+    setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
+    cr_assert(READ("--cluster", "contact") == LODE_ERR_INVALID && strstr(lode_error_message(), "without mpirun"));
+    lode_reading_free(&talker.reading);
+}
+
 /* ----------------------------------------------------------------------- streams */
 
 static const char *drain(int fd)
