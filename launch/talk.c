@@ -49,19 +49,29 @@ static void complain(lode_talker_t *talker, const char *what)
                       lode_text_plain(lode_error_message(), plain, sizeof plain));
 }
 
+/* Where the prompts put nothing between two pieces of input, a blank keeps their words apart. */
 static lode_status_t hear(lode_talker_t *talker, char *line)
 {
     bool more = lode_talk_promises(line);
-    LODE_TRY(lode_talk_hear(talker->talk, line, strlen(line), more));
-    talker->more = more;
-    lode_talk_account_heard(&talker->account, line, more);
-    return LODE_OK;
+    bool apart = talker->account.heard_end && talker->account.heard_end != ' ' && !*talker->prompts.input_next;
+    char *text = NULL;
+    int bytes = asprintf(&text, "%s%s", apart ? " " : "", line);
+    if (bytes < 0)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a line of input");
+    lode_status_t status = lode_talk_hear(talker->talk, text, (size_t)bytes, more);
+    if (status == LODE_OK) {
+        talker->more = more;
+        talker->idle = false;
+        lode_talk_account_heard(&talker->account, text, more);
+    }
+    free(text);
+    return status;
 }
 
 /* The talk was promised more, and it does not come. */
 static lode_status_t deny_more(lode_talker_t *talker)
 {
-    talker->more = false;
+    talker->more = talker->idle = false;
     return lode_talk_hear(talker->talk, "", 0, false);
 }
 
@@ -87,13 +97,13 @@ static void take_line(lode_talker_t *talker, char *line)
 /* What came while the talk was busy; if it listens, what comes within a while. */
 static lode_status_t take_input(lode_talker_t *talker)
 {
-    bool listens = talker->account.state == LODE_TALK_LISTENING && talker->account.steps;
     char *line;
     if (talker->pending) {
         lode_console_refresh(talker->console);
         return LODE_OK;
     }
-    for (int wait = listens ? WAIT_MS : 0; (line = lode_console_take(talker->console, wait, false)) != NULL; wait = 0) {
+    for (int wait = talker->idle ? WAIT_MS : 0; (line = lode_console_take(talker->console, wait, false)) != NULL;
+         wait = 0) {
         take_line(talker, line);
         if (talker->pending)
             return LODE_OK;
@@ -143,6 +153,7 @@ static lode_status_t run_steps(lode_talker_t *talker, bool *over)
             return LODE_OK;
         LODE_TRY(lode_talk_step(talker->talk, &step));
         lode_talk_account_step(&talker->account, &step);
+        talker->idle = step.state == LODE_TALK_LISTENING;
     } while (step.state != LODE_TALK_ENDED);
     return LODE_OK;
 }
@@ -180,7 +191,7 @@ static lode_status_t talk_once(lode_talker_t *talker, char *request)
     talking.text = show;
     talking.self = talker;
     talker->talked++;
-    talker->more = false;
+    talker->more = talker->idle = false;
     lode_talk_account_begin(&talker->account);
     lode_status_t status = lode_talk_begin(talker->reading.reader, &talker->prompts, &talking, &talker->talk);
     if (status == LODE_OK)

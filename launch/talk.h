@@ -22,6 +22,7 @@ typedef struct lode_talk_account {
     uint64_t tokens[LODE_TALK_STREAMS], said[LODE_TALK_STREAMS];
     uint64_t records_wanted, records_fetched, bytes_fetched, attend_ns, step_ns;
     lode_talk_state_t state;
+    char heard_end;                  /**< last character that it heard; 0: none yet */
     json_t *heard, *states, *probes; /**< lists, each row with the steps before it */
 } lode_talk_account_t;
 
@@ -35,6 +36,7 @@ typedef struct lode_talker {
     lode_console_t *console;
     lode_talk_h talk;
     bool more;  /**< the running talk was promised more input */
+    bool idle;  /**< it listens, and nothing came yet */
     bool apart; /**< an empty line: what comes next is for another talk */
     bool leaving;
     char *pending; /**< came too late for the running talk: the next one begins with it */
@@ -48,7 +50,7 @@ void lode_talk_help(FILE *out);
 
 /**
  * A line as input of a talk: one that ends with "\\" or "…" promises more.
- * @param[in,out] line  loses a "\\" at its end @return whether it does
+ * @param[in,out] line  loses that mark @return whether it does
  */
 bool lode_talk_promises(char *line);
 

@@ -78,11 +78,13 @@ lode_status_t lode_talk_options(int argc, char **argv, lode_talker_t *talker)
 
 bool lode_talk_promises(char *line)
 {
-    static const char dots[] = "\xe2\x80\xa6"; /* … */
-    size_t bytes = strlen(line);
-    if (bytes && line[bytes - 1] == '\\') {
-        line[bytes - 1] = 0;
-        return true;
+    static const char *const marks[] = {"\\", "\xe2\x80\xa6" /* … */};
+    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+        size_t bytes = strlen(line), mark = strlen(marks[i]);
+        if (bytes >= mark && strcmp(line + bytes - mark, marks[i]) == 0) {
+            line[bytes - mark] = 0;
+            return true;
+        }
     }
-    return bytes >= sizeof dots - 1 && strcmp(line + bytes - (sizeof dots - 1), dots) == 0;
+    return false;
 }

@@ -26,6 +26,8 @@ void lode_talk_account_begin(lode_talk_account_t *account)
 
 void lode_talk_account_heard(lode_talk_account_t *account, const char *text, bool more)
 {
+    size_t bytes = strlen(text);
+    account->heard_end = bytes ? text[bytes - 1] : account->heard_end;
     json_array_append_new(account->heard,
                           json_pack("{s:i s:s s:b}", "steps", (int)account->steps, "text", text, "more", (int)more));
 }

@@ -130,7 +130,7 @@ Test(console, a_line_promises_more_by_its_end)
         {"\\", "", true},
         {"one \\", "one ", true},
         {"one \\\\", "one \\", true},
-        {"one\xe2\x80\xa6", "one\xe2\x80\xa6", true},
+        {"one\xe2\x80\xa6", "one", true},
         {"\xe2\x80\xa6 one", "\xe2\x80\xa6 one", false},
         {"one...", "one...", false},
         {"\x80\xa6", "\x80\xa6", false},
