@@ -128,7 +128,8 @@ static lode_status_t commit(struct lode_talk *talk, const pass_t *pass)
         talk->last[stream] = passage->tokens[passage->count - 1];
         talk->blocks[lode_talk_block_of(stream)].tokens += passage->count;
     }
-    return pass->writes[LODE_TALK_CONTROL] ? lode_talk_forget_draft(talk) : LODE_OK;
+    lode_block_h draft = talk->blocks[lode_talk_block_of(LODE_TALK_CONTROL)].block;
+    return pass->writes[LODE_TALK_CONTROL] ? lode_block_crop(draft, 0) : LODE_OK;
 }
 
 static lode_status_t run_pass(struct lode_talk *talk, pass_t *pass)

@@ -3,11 +3,14 @@
  * @file talk.h
  * @brief A model that hears, thinks and speaks at once: streams of tokens over shared blocks (arXiv 2512.10931).
  *
- * The blocks of a talk, in the order of every view: the reader's listed documents, the prompt, the input (what was
+ * The blocks of a talk, in the order of their positions: the reader's listed documents, the prompt, the input (what was
  * heard), the thoughts, the words. The thinker's view ends with the thoughts and writes there, the writer's with the
  * words, the input's with the input; the control's goes on behind the words with a draft that is cropped after each
  * probe. All that have something to say in a step go through the model in one pass, and see each other's tokens of that
  * same step. A block that grows moves those behind it in every view; nothing is computed anew.
+ *
+ * What a stream drew goes through the model with the next pass. A token that completes a stop text does not, and is in
+ * no text; of a stop text that takes several tokens the first ones do, so stop texts are best one token long.
  *
  * A talk is stepped by its caller, who may hand in new input between any two steps:
  *
@@ -58,7 +61,7 @@ void lode_prompts_free(lode_prompts_t *prompts);
 typedef enum lode_talk_mode {
     LODE_TALK_AT_ONCE,     /**< the control decides when the writer speaks beside the thinker */
     LODE_TALK_THINK_FIRST, /**< the writer begins when the thoughts have ended */
-    LODE_TALK_NO_THOUGHT   /**< the writer alone */
+    LODE_TALK_NO_THOUGHT   /**< the writer alone, from when no more input is promised: half a request has no answer */
 } lode_talk_mode_t;
 
 typedef enum lode_talk_state {
@@ -79,11 +82,20 @@ typedef enum lode_talk_stream {
 
 typedef struct lode_talking {
     lode_talk_mode_t mode;
-    lode_policy_t policy;               /**< of thinker, writer and input */
-    lode_sampling_t sampling;           /**< of thinker and writer; each has a state of its own from the seed */
-    uint32_t most_thoughts, most_words; /**< tokens; a stream that reaches it ends as if it had said a stop text */
-    uint32_t probe_every;               /**< 0: as the prompts say */
-    bool hear_at_once; /**< input is taken in by the next step; else when the thinker has ended a sentence */
+    /**
+     * How much of the documents is looked at: budget, sinks and window are theirs. The talk's own tokens are all
+     * attended to besides, whether they are in tails or have left as pages.
+     */
+    lode_policy_t policy;
+    lode_sampling_t sampling; /**< of thinker and writer; each has a state of its own from the seed */
+    /**
+     * Tokens, ≥ 1. A stream that reaches it, or the end of the model's context, ends as if it had said a stop text; the
+     * talk ends with the words. Thoughts leave most_words of the context for words, or a quarter of what documents and
+     * prompt leave, if that is less.
+     */
+    uint32_t most_thoughts, most_words;
+    uint32_t probe_every; /**< 0: as the prompts say */
+    bool hear_at_once;    /**< input is taken in by the next step; else when the thinker has ended a sentence */
     /** Whole characters of the thinker or writer as they come; may be NULL. */
     void (*text)(void *self, lode_talk_stream_t stream, const char *text, size_t bytes);
     void *self;
@@ -104,6 +116,19 @@ typedef struct lode_talk_step {
 
 typedef struct lode_talk *lode_talk_h;
 
+/*
+ * How states follow one another, of a talk at once. THINKING: a probe goes with every probe_every-th pass and with the
+ * one after a paragraph of the thinker ended; if "yes" is likelier than "no", BOTH. BOTH: no probes; when the writer
+ * has ended a paragraph, THINKING. A paragraph has ended when the token just drawn completes one of its texts, or
+ * begins with one: so " " stands for "between words". The writer's last token waits then, and is in the next probe.
+ * Thoughts that end leave WRITING, without probes and pauses, until the words end. Words that end while there are
+ * thoughts end the talk too.
+ *
+ * While input is promised or waits, no end counts: the stop is dropped, and drawn anew from the same place when there
+ * are more thoughts (for the writer) or more input (for the thinker). A thinker that waits for it is probed once, so
+ * that what is settled can be said before the talk is LISTENING.
+ */
+
 /**
  * Begin a talk over the reader's listed documents, which may be none. Makes its blocks and puts the prompt into one.
  * @param[in] prompts  borrowed until the end, as is what @p talking points to
@@ -113,14 +138,17 @@ lode_status_t lode_talk_begin(lode_reader_h reader, const lode_prompts_t *prompt
 /**
  * Hand in new input; it is taken in by a later step, as lode_talking_t.hear_at_once says; at once while the talk
  * listens.
- * @param[in] text  (bytes) UTF-8, copied; special tokens are not recognised
+ * @param[in] text  (bytes) UTF-8, copied; special tokens are not recognised. No bytes: nothing but @p more is said, as
+ *                  when a promise is not kept.
  * @param[in] more  whether more is to come: then the thinker does not end before, but listens
- * @return ::LODE_ERR_INVALID (after the end, or after more was denied and the thoughts have ended; longer than the
- *         model's context has room), ::LODE_ERR_FORMAT (no UTF-8); the talk goes on as if it had not been called.
+ * @return ::LODE_ERR_INVALID (after the end, or after more was denied and the thoughts have ended, without thoughts:
+ * the words begun; longer than the model's context has room; nothing at all and no more to come),
+ *         ::LODE_ERR_FORMAT (no UTF-8); the talk goes on as if it had not been called.
  */
 lode_status_t lode_talk_hear(lode_talk_h talk, const char *text, size_t bytes, bool more);
 /**
- * One pass of the model with all streams that have something to say. While it listens or has ended, nothing happens.
+ * One pass of the model with all streams that have something to say; more only for very long input. While it listens
+ * and nothing new was heard, or has ended, nothing happens.
  * @return what the step of attention returned; then the talk can only be ended.
  */
 lode_status_t lode_talk_step(lode_talk_h talk, lode_talk_step_t *step);

@@ -139,8 +139,6 @@ int64_t lode_talk_end_of(const struct lode_talk *talk, uint32_t block);
  * tokens than it knows of.
  */
 lode_status_t lode_talk_view(struct lode_talk *talk, uint32_t block, lode_view_h *view);
-/** Forget what the draft holds. */
-lode_status_t lode_talk_forget_draft(struct lode_talk *talk);
 void lode_talk_drop_blocks(struct lode_talk *talk);
 /** Positions taken by documents, blocks and all that is on its way into them. */
 uint64_t lode_talk_used(const struct lode_talk *talk);

@@ -123,13 +123,6 @@ static void drop(lode_talk_block_t *own)
     *own = (lode_talk_block_t){0};
 }
 
-lode_status_t lode_talk_forget_draft(struct lode_talk *talk)
-{
-    lode_talk_block_t *draft = &talk->blocks[lode_talk_block_of(LODE_TALK_CONTROL)];
-    drop(draft);
-    return lode_reader_own_block(talk->reader, "probe", 0, true, &draft->block);
-}
-
 void lode_talk_drop_blocks(struct lode_talk *talk)
 {
     for (uint32_t b = LODE_TALK_BLOCKS; b--;)
