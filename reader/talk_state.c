@@ -159,6 +159,6 @@ void lode_course_learn(lode_talk_course_t *course, const lode_talk_plan_t *plan,
     course->state = next_state(course, plan->control && learnt->yes);
     if (course->state == LODE_TALK_BOTH || course->state == LODE_TALK_WRITING)
         course->writer = LODE_PART_RUNS;
-    if (course->state == LODE_TALK_THINKING && before == LODE_TALK_BOTH)
+    if (before == LODE_TALK_BOTH && course->state != LODE_TALK_BOTH)
         course->since_probe = 0;
 }
