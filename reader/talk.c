@@ -325,6 +325,11 @@ static lode_status_t check(const struct lode_talk *talk)
         return lode_fail(LODE_ERR_INVALID, "the reader has no cluster yet: attach one before a talk");
     if ((unsigned)talking->mode > LODE_TALK_NO_THOUGHT)
         return lode_fail(LODE_ERR_INVALID, "a talk of an unknown mode, %d", (int)talking->mode);
+    const lode_policy_t *policy = &talking->policy;
+    bool shares = policy->select != LODE_SELECT_DENSE && !policy->budget_tokens;
+    if (shares && !(policy->budget_share > 0 && policy->budget_share <= 1))
+        return lode_fail(LODE_ERR_INVALID, "a budget of %g %% of the documents: it must be over 0 and at most 100 %%",
+                         policy->budget_share * 100);
     if (!talking->most_words || (!talking->most_thoughts && talking->mode != LODE_TALK_NO_THOUGHT))
         return lode_fail(LODE_ERR_INVALID, "a talk of no %s at all was asked for",
                          talking->most_words ? "thoughts" : "words");
