@@ -339,12 +339,12 @@ static void replays(const job_t *job, const char *question)
     lode_prompts_t prompts = random_prompts(question);
     uint32_t before = blocks_here(job), again = 0, probes = 0, both = 0, rows = 0;
     double worst = 0;
-    for (uint64_t seed = 0; seed < 4; seed++) {
+    for (uint64_t seed = 0; seed < 3; seed++) {
         watch_t watch = {.job = job};
-        lode_talking_t talking = {.mode = seed < 3 ? LODE_TALK_AT_ONCE : LODE_TALK_THINK_FIRST,
+        lode_talking_t talking = {.mode = seed < 2 ? LODE_TALK_AT_ONCE : LODE_TALK_THINK_FIRST,
                                   .policy = dense,
                                   .sampling = {.temperature = 1, .top_p = 1, .seed = seed},
-                                  .most_thoughts = 60,
+                                  .most_thoughts = 50,
                                   .most_words = 40,
                                   .hear_at_once = seed & 1};
         watch_talk(&watch, &prompts, &talking, seed);
@@ -371,7 +371,7 @@ static void are_one_sequence(const job_t *job)
     for (int mode = LODE_TALK_THINK_FIRST; mode <= LODE_TALK_NO_THOUGHT; mode++) {
         watch_t watch = {.job = job, .flat = true};
         lode_talking_t talking = {
-            .mode = (lode_talk_mode_t)mode, .policy = dense, .most_thoughts = 40, .most_words = 40};
+            .mode = (lode_talk_mode_t)mode, .policy = dense, .most_thoughts = 30, .most_words = 20};
         watch_talk(&watch, &prompts, &talking, 0);
         double error = sqrt(watch.errors / watch.squares);
         CHECK(error <= 1e-2 && !watch.different, "mode %d: %g, %u tokens differ", mode, error, watch.different);
@@ -746,7 +746,7 @@ static void close_reader(job_t *job)
 
 static void try_tiny(job_t *job, lode_config_h config, const char *model, bool shared)
 {
-    make_folder(job, model, shared, shared ? 700 : 4096);
+    make_folder(job, model, shared, shared ? 1200 : 4096);
     open_reader(job, config, job->folder);
     if (job->rank == 0) {
         replays(job, shared ? "" : "?");
@@ -775,9 +775,12 @@ int main(int argc, char **argv)
     MUST(lode_config_set(config, "arena", "64MiB"));
     for (int i = 0; i < DOCUMENTS; i++)
         job.documents[i] = (lode_document_t){.name = "document", .text = texts[i], .bytes = strlen(texts[i])};
+    bool shared = false;
     for (int i = 2; i < argc; i++)
-        if (!strstr(argv[i], "qwen2")) /* it has fewer tokens than there are bytes */
-            try_tiny(&job, config, argv[i], i % 2);
+        if (!strstr(argv[i], "qwen2")) { /* it has fewer tokens than there are bytes */
+            try_tiny(&job, config, argv[i], shared);
+            shared = !shared;
+        }
     lode_test_model = argv[1];
     open_reader(&job, config, argv[1]);
     if (job.rank == 0)
