@@ -15,7 +15,8 @@ static const lode_option_t streams_options[] = {
     {"samples", NULL, LODE_OPTION_TEXT, NULL, 0, 0,
      "file of samples, as lodemark text2json make writes them; without, some are made"},
     {"limit", "0", LODE_OPTION_COUNT, NULL, 0, 0, "take the first so many samples of the file; 0: all"},
-    {"count", "4", LODE_OPTION_COUNT, NULL, 1, 100000, "made samples: cards, two items each, names held out"},
+    {"count", "4", LODE_OPTION_COUNT, NULL, 1, 100000, "made samples, of cards, with names that are held out"},
+    {"items", "2", LODE_OPTION_COUNT, NULL, 1, 100, "that a made sample asks for"},
     {"seed", "1", LODE_OPTION_COUNT, NULL, 0, 0, "of made samples"},
     {"documents", "0", LODE_OPTION_COUNT, NULL, 0, UINT32_MAX,
      "of each sample, those that hold what is asked for and then others by chance; 0: all"},
@@ -127,15 +128,16 @@ static lode_status_t make_line(const lode_text2json_params_t *params, uint64_t i
 /* Small ones that a small model has a chance with. */
 static lode_status_t make_samples(lode_streams_bench_t *b)
 {
+    uint32_t items = (uint32_t)lode_options_count(&b->options, "items"), least = 130 * (items + 1);
     lode_text2json_params_t params = {.task = LODE_TASK_TEXT2JSON,
                                       .seed = lode_options_count(&b->options, "seed"),
                                       .split = LODE_TEXT2JSON_TEST,
                                       .style = LODE_TEXT2JSON_CARDS,
                                       .domains = (1u << LODE_TEXT2JSON_DOMAINS) - 1,
-                                      .tokens_min = 400,
-                                      .tokens_max = 700,
-                                      .items_min = 2,
-                                      .items_max = 2};
+                                      .tokens_min = least,
+                                      .tokens_max = least + 300,
+                                      .items_min = items,
+                                      .items_max = items};
     uint64_t count = lode_options_count(&b->options, "count");
     b->lines = calloc(count, sizeof *b->lines);
     if (!b->lines)
