@@ -45,6 +45,33 @@ static lode_status_t plain_use(lode_device_h device)
     return device == plain_device_handle ? LODE_OK : LODE_ERR_INVALID;
 }
 
+static lode_status_t plain_open(uint32_t ordinal, lode_device_h *device)
+{
+    if (ordinal) {
+        snprintf(words, sizeof words, "there is one device, and number %u was asked for", ordinal);
+        return LODE_ERR_UNSUPPORTED;
+    }
+    *device = plain_device_handle;
+    return LODE_OK;
+}
+
+static void plain_close(lode_device_h *device)
+{
+    *device = NULL;
+}
+
+static lode_status_t plain_enter(lode_device_h device, int *before)
+{
+    *before = 0;
+    return plain_use(device);
+}
+
+static void plain_leave(lode_device_h device, int before)
+{
+    (void)device;
+    (void)before;
+}
+
 /* ------------------------------------------------------------------- memory */
 
 uint32_t plain_device_left(void)
@@ -211,7 +238,11 @@ static lode_status_t plain_event_done(lode_device_event_t event, bool *done)
 const lode_device_ops_t plain_device = {
     .name = "plain",
     .error = plain_error,
+    .open = plain_open,
+    .close = plain_close,
     .use = plain_use,
+    .enter = plain_enter,
+    .leave = plain_leave,
     .alloc = plain_alloc,
     .free = plain_free,
     .pinned_alloc = plain_alloc,
