@@ -27,6 +27,12 @@ uint32_t lode_job_rank_hint(void)
     return from_launcher(names, 0);
 }
 
+uint32_t lode_job_local_rank_hint(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID", NULL};
+    return from_launcher(names, 0);
+}
+
 /* SLURM_NTASKS is also set for a program that sbatch starts alone, so it counts only beside PMIX_RANK. */
 uint32_t lode_job_ranks_hint(void)
 {

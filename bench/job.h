@@ -20,6 +20,8 @@ enum { LODE_EXIT_OK = 0, LODE_EXIT_FAILED = 1, LODE_EXIT_USAGE = 2 };
 
 /** Rank of this process as its launcher (mpirun, srun) set it, 0 without one. Needs no MPI. */
 uint32_t lode_job_rank_hint(void);
+/** Rank among those of this node, likewise. */
+uint32_t lode_job_local_rank_hint(void);
 /** Ranks of the job as the launcher says, 1 without one. */
 uint32_t lode_job_ranks_hint(void);
 

@@ -155,7 +155,7 @@ static lode_status_t read_sample(taking_t *t)
 static lode_status_t open_model(taking_t *t)
 {
     const char *folder = lode_options_get(&t->options, "model");
-    LODE_TRY(lode_model_open(folder, (uint32_t)lode_options_count(&t->options, "threads"), &t->model));
+    LODE_TRY(lode_model_open(folder, (uint32_t)lode_options_count(&t->options, "threads"), NULL, &t->model));
     LODE_TRY(lode_tokenizer_open(folder, &t->tokenizer));
     const lode_model_info_t *info = lode_model_info(t->model);
     if (lode_tokenizer_size(t->tokenizer) > info->vocabulary)

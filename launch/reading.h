@@ -22,8 +22,9 @@ typedef struct lode_reading {
     char **paths;           /**< (path_count) of documents, borrowed from the command line */
     int path_count;
     char model[4096];
-    bool client; /**< of a running service */
-    bool dense;  /**< full attention */
+    char device[16]; /**< what multiplies matrices: "" for the processor, "cuda:0" */
+    bool client;     /**< of a running service */
+    bool dense;      /**< full attention */
     lode_split_t split;
     lode_reader_params_t params;
     lode_policy_t policy;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "bench/options.h"
+#include "kernels/device.h"
 #include "launch/reading.h"
 
 void lode_reading_help(const lode_option_t *table, FILE *out)
@@ -114,6 +115,33 @@ static void read_policy(lode_reading_t *reading)
     };
 }
 
+/* Matrices are multiplied where steps run. */
+static lode_status_t read_device(lode_reading_t *reading)
+{
+    const char *wish = lode_options_get(&reading->options, "device");
+    const lode_device_ops_t *ops;
+    uint32_t devices = 0;
+    uint64_t ordinal;
+    if (!wish || strcmp(wish, "none") == 0)
+        return LODE_OK;
+    if (lode_device_get("cuda", &ops) != LODE_OK || ops->count(&devices) != LODE_OK || devices == 0)
+        return strcmp(wish, "auto") == 0
+                   ? LODE_OK
+                   : lode_fail(LODE_ERR_UNSUPPORTED, "--device %s: %s", wish,
+                               lode_device_get("cuda", &ops) != LODE_OK ? "this build has no CUDA backend"
+                               : *ops->error()                          ? ops->error()
+                                                                        : "there is no GPU");
+    const char *asked = lode_options_get(&reading->options, "device-ordinal");
+    if (!asked || !*asked)
+        ordinal = lode_job_local_rank_hint() % devices;
+    else if (lode_parse_count(asked, &ordinal) != LODE_OK || ordinal >= devices)
+        return lode_fail(LODE_ERR_INVALID, "--device-ordinal \"%s\": there are %u GPUs, numbered from 0", asked,
+                         devices);
+    snprintf(reading->device, sizeof reading->device, "cuda:%u", (unsigned)ordinal);
+    reading->params.device = reading->device;
+    return LODE_OK;
+}
+
 static lode_status_t read_values(lode_reading_t *reading)
 {
     const lode_options_t *o = &reading->options;
@@ -124,6 +152,7 @@ static lode_status_t read_values(lode_reading_t *reading)
         default_model(reading->model, sizeof reading->model);
     reading->params.model = reading->model;
     reading->params.threads = (uint32_t)lode_options_count_or(o, "threads", 0);
+    LODE_TRY(read_device(reading));
     reading->split = *split == 'f' ? LODE_SPLIT_FILE : *split == 'p' ? LODE_SPLIT_PARAGRAPH : LODE_SPLIT_LINE;
     LODE_TRY(lode_format_parse(lode_options_get(o, "format"), &reading->params.format));
     LODE_TRY(lode_bench_policy(lode_options_get(o, "policy"), &reading->dense, &reading->params.landmark));

@@ -15,6 +15,7 @@
 typedef struct loader {
     lode_model_h model;
     lode_weights_h weights;
+    const char *device; /* NULL: the processor */
     char name[128];
 } loader_t;
 
@@ -135,13 +136,26 @@ static lode_status_t load_ends(loader_t *loader)
     return load_vector(loader, c->hidden, &model->norm);
 }
 
-/* bf16 as it is where the processor multiplies it; anything else is multiplied in fp32. */
+static lode_status_t choose_gpu(const char *device, lode_dtype_t type, lode_products_h *products)
+{
+    const lode_device_ops_t *ops;
+    uint64_t ordinal;
+    if (strncmp(device, "cuda:", 5) != 0 || lode_parse_count(device + 5, &ordinal) != LODE_OK || ordinal > 255)
+        return lode_fail(LODE_ERR_INVALID, "\"%s\" is no device to multiply matrices on: it takes \"cuda:0\"", device);
+    if (lode_device_get("cuda", &ops) != LODE_OK)
+        return lode_fail(LODE_ERR_UNSUPPORTED, "%s: this build has no CUDA backend", device);
+    return lode_products_create_gpu(ops, (uint32_t)ordinal, type, products);
+}
+
+/* bf16 as it is where the processor or GPU multiplies it; anything else is multiplied in fp32. */
 static lode_status_t choose_products(loader_t *loader)
 {
     const void *data;
     lode_dtype_t type;
     const lode_model_config_t *c = &loader->model->config;
     LODE_TRY(lode_weights_find(loader->weights, "model.embed_tokens.weight", c->vocabulary, c->hidden, &data, &type));
+    if (loader->device)
+        return choose_gpu(loader->device, type == LODE_BF16 ? LODE_BF16 : LODE_FP32, &loader->model->products);
     return lode_products_create(loader->model->team, type == LODE_BF16 ? lode_products_native() : LODE_FP32,
                                 &loader->model->products);
 }
@@ -264,9 +278,9 @@ static void describe(lode_model_h model, uint64_t weights)
     model->info.products = lode_products_name(model->products);
 }
 
-static lode_status_t load(lode_model_h model, const char *folder, uint32_t threads)
+static lode_status_t load(lode_model_h model, const char *folder, uint32_t threads, const char *device)
 {
-    loader_t loader = {.model = model};
+    loader_t loader = {.model = model, .device = device};
     LODE_TRY(lode_model_config_read(folder, &model->config));
     LODE_TRY(lode_weights_open(folder, &loader.weights));
     model->ops = lode_elementwise();
@@ -281,12 +295,12 @@ static lode_status_t load(lode_model_h model, const char *folder, uint32_t threa
     return status;
 }
 
-lode_status_t lode_model_open(const char *folder, uint32_t threads, lode_model_h *model)
+lode_status_t lode_model_open(const char *folder, uint32_t threads, const char *device, lode_model_h *model)
 {
     lode_model_h made = calloc(1, sizeof *made);
     if (!made)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a model");
-    lode_status_t status = load(made, folder, threads);
+    lode_status_t status = load(made, folder, threads, device);
     if (status != LODE_OK) {
         lode_model_close(&made);
         return status;

@@ -34,7 +34,7 @@ static lode_status_t measure_template(lode_reader_h reader)
 
 static lode_status_t open_parts(const lode_reader_params_t *params, lode_reader_h reader)
 {
-    LODE_TRY(lode_model_open(params->model, params->threads, &reader->model));
+    LODE_TRY(lode_model_open(params->model, params->threads, params->device, &reader->model));
     LODE_TRY(lode_tokenizer_open(params->model, &reader->tokenizer));
     const lode_model_info_t *info = lode_model_info(reader->model);
     uint32_t size = lode_tokenizer_size(reader->tokenizer);

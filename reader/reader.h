@@ -33,12 +33,14 @@ typedef struct lode_model_info {
  * Load config.json and model.safetensors, or what model.safetensors.index.json lists, of a folder in the Hugging Face
  * layout. Every tensor's shape is checked against config.json; weights are bf16, fp16 or fp32.
  * @param[in] threads  for products of matrices, 0: as many as a step of attention would use
+ * @param[in] device   what multiplies matrices. NULL: the processor, by oneDNN; "cuda:0": that GPU, by cuBLAS
  * @return ::LODE_ERR_IO, ::LODE_ERR_FORMAT (torn, missing tensor, shapes that disagree: the message names file and
  * tensor),
- *         ::LODE_ERR_UNSUPPORTED (an architecture, activation or rope scaling that is not known, by name),
+ *         ::LODE_ERR_UNSUPPORTED (an architecture, activation or rope scaling that is not known, by name; a
+ * device that is not there),
  * ::LODE_ERR_NO_MEMORY.
  */
-lode_status_t lode_model_open(const char *folder, uint32_t threads, lode_model_h *model);
+lode_status_t lode_model_open(const char *folder, uint32_t threads, const char *device, lode_model_h *model);
 void lode_model_close(lode_model_h *model);
 /** Borrowed until close. */
 const lode_model_info_t *lode_model_info(lode_model_h model);
@@ -173,8 +175,9 @@ uint32_t lode_sample(const lode_sampling_t *sampling, const float *logits, uint3
 typedef struct lode_reader *lode_reader_h;
 
 typedef struct lode_reader_params {
-    const char *model; /**< folder */
-    uint32_t threads;  /**< see lode_model_open() */
+    const char *model;  /**< folder */
+    uint32_t threads;   /**< see lode_model_open() */
+    const char *device; /**< see there; NULL: the processor */
     lode_format_t format;
     lode_landmark_spec_t landmark;
     uint32_t replicas; /**< 0: the configuration's */

@@ -107,7 +107,7 @@ static int two_blocks(const job_t *job)
 
 static int check(lode_config_h config, job_t *job)
 {
-    MUST(lode_model_open(job->folder, 1, &job->model));
+    MUST(lode_model_open(job->folder, 1, NULL, &job->model));
     MUST(lode_cluster_join(config, &lode_model_info(job->model)->geometry, &job->cluster));
     int bad = job->ranks == 1 ? one_block(job) : two_blocks(job);
     MPI_Barrier(MPI_COMM_WORLD);

@@ -236,7 +236,7 @@ static void copy_model(const char *from)
 static void expect_no_model(lode_status_t status, const char *says, const char *too)
 {
     lode_model_h model = NULL;
-    lode_status_t got = lode_model_open(folder, 1, &model);
+    lode_status_t got = lode_model_open(folder, 1, NULL, &model);
     cr_assert(got == status && !model, "%s: %s", lode_status_string(got), lode_error_message());
     cr_assert(strstr(lode_error_message(), says) && strstr(lode_error_message(), too), "%s", lode_error_message());
 }
@@ -322,7 +322,7 @@ Test(model_files, an_index_is_followed_within_its_folder, .init = make_folder, .
     char path[256];
     copy_model(VECTORS "/llama");
     lode_model_h model;
-    cr_assert(lode_model_open(folder, 1, &model) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_model_open(folder, 1, NULL, &model) == LODE_OK, "%s", lode_error_message());
     lode_model_close(&model);
     snprintf(path, sizeof path, "%s/%s", folder, index);
     json_t *object = load_json(path), *map = json_object_get(object, "weight_map");
@@ -440,7 +440,7 @@ Test(model_products, in_bf16)
 static lode_model_h open_model(const char *path, uint32_t threads)
 {
     lode_model_h model;
-    cr_assert(lode_model_open(path, threads, &model) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_model_open(path, threads, NULL, &model) == LODE_OK, "%s", lode_error_message());
     return model;
 }
 

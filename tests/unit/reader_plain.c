@@ -32,7 +32,7 @@ static const char question[] = "What is the weight of the drill?";
 
 static void open_all(void)
 {
-    cr_assert(lode_model_open(LODE_TEST_MODEL, 1, &model) == LODE_OK, "%s", lode_error_message());
+    cr_assert(lode_model_open(LODE_TEST_MODEL, 1, NULL, &model) == LODE_OK, "%s", lode_error_message());
     cr_assert(lode_tokenizer_open(LODE_TEST_MODEL, &tokenizer) == LODE_OK, "%s", lode_error_message());
     cr_assert(lode_manner_open(LODE_TEST_MODEL, tokenizer, lode_model_info(model)->context, &manner) == LODE_OK);
     cr_assert(lode_plain_open(model, tokenizer, &manner, &plain) == LODE_OK, "%s", lode_error_message());
