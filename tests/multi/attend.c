@@ -2,7 +2,6 @@
 /* Blocks, views and steps over 1 to 4 ranks, against attention in double over freshly rotated copies.
  * A check that fails on one rank is noted and agreed on at the end: an assertion there would leave the others waiting.
  */
-#include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "attend/inside.h"
 #include "kernels/kernels.h"
 #include "lodemark.h"
+#include "tests/multi/cases.h"
 #include "tests/multi/steps.h"
 
 enum { TAKEN_MAX = 1024 };
@@ -18,14 +18,6 @@ static int failures;
 static int rank, ranks;
 static void *taken[TAKEN_MAX];
 static int taken_count;
-
-static void set_up(void)
-{
-    int provided;
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-}
 
 /* Memory of a test, given back at its end. */
 static void *keep(size_t bytes)
@@ -39,16 +31,11 @@ static void tear_down(void)
 {
     while (taken_count)
         free(taken[--taken_count]);
-    MPI_Finalize();
 }
-
-TestSuite(attend, .init = set_up, .fini = tear_down, .timeout = 100);
 
 static void agree(void)
 {
-    int all;
-    MPI_Allreduce(&failures, &all, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-    cr_assert(all == 0, "%d checks failed over all ranks", all);
+    EVERYWHERE(failures == 0);
 }
 
 /* ------------------------------------------------------------------ a model */
@@ -248,34 +235,34 @@ static void dense_case(uint32_t dim, lode_format_t format, double tolerance, con
     agree();
 }
 
-Test(attend, dense_is_exact_bf16)
+static void dense_is_exact_bf16(void)
 {
     dense_case(128, LODE_FORMAT_BF16, 2e-5, NULL);
 }
 
-Test(attend, dense_is_exact_dim64_one_sided)
+static void dense_is_exact_dim64_one_sided(void)
 {
     dense_case(64, LODE_FORMAT_BF16, 2e-5, (const char *[]){"path", "one-sided", "hot-cache", "0", NULL});
 }
 
-Test(attend, dense_is_exact_dim256_batched)
+static void dense_is_exact_dim256_batched(void)
 {
     dense_case(256, LODE_FORMAT_BF16, 2e-5,
                (const char *[]){"path", "batched", "reply", "4KiB", "credit", "64KiB", NULL});
 }
 
-Test(attend, dense_is_near_fp8)
+static void dense_is_near_fp8(void)
 {
     dense_case(128, LODE_FORMAT_FP8, 4e-2, NULL);
 }
 
-Test(attend, dense_is_near_higgs4)
+static void dense_is_near_higgs4(void)
 {
     dense_case(128, LODE_FORMAT_HIGGS4, 0.15, NULL);
 }
 
 /* The same block at other offsets: what a copy rotated there would give. */
-Test(attend, offsets_rotate_queries_only)
+static void offsets_rotate_queries_only(void)
 {
     enum { DIM = 128 };
     lode_geometry_t geometry = geometry_of(1, DIM);
@@ -307,7 +294,7 @@ Test(attend, offsets_rotate_queries_only)
 }
 
 /* Tokens written by steps are seen at once, leave for their owners page by page, and none is lost. */
-Test(attend, generated_tokens_are_attended)
+static void generated_tokens_are_attended(void)
 {
     enum { DIM = 64, LAYERS = 2, STEPS = 70, T = 3 };
     lode_geometry_t geometry = geometry_of(LAYERS, DIM);
@@ -442,18 +429,18 @@ static void sparse_case(const char *landmark, lode_group_merge_t merge)
     agree();
 }
 
-Test(attend, sparse_tokens_together_as_alone)
+static void sparse_tokens_together_as_alone(void)
 {
     sparse_case("landmark2", LODE_MERGE_MAX);
 }
 
-Test(attend, sparse_chunks_and_mean_query)
+static void sparse_chunks_and_mean_query(void)
 {
     sparse_case("landmark4:c8:higgs", LODE_MERGE_MEAN);
 }
 
 /* A budget of everything equals dense, and two streams in a step equal each alone. */
-Test(attend, streams_share_a_step)
+static void streams_share_a_step(void)
 {
     enum { DIM = 128 };
     lode_geometry_t geometry = geometry_of(1, DIM);
@@ -525,18 +512,18 @@ static void places_case(lode_policy_t policy)
     agree();
 }
 
-Test(attend, dense_is_the_same_wherever_records_are)
+static void dense_is_the_same_wherever_records_are(void)
 {
     places_case(DENSE);
 }
 
-Test(attend, sparse_is_the_same_wherever_records_are)
+static void sparse_is_the_same_wherever_records_are(void)
 {
     places_case((lode_policy_t){.budget_share = 0.3, .sinks = 4, .window = 64});
 }
 
 /* Pages that no rank has any more: a stream fails and names them, or goes on without, as its policy says. */
-Test(attend, lost_pages_fail_or_are_skipped)
+static void lost_pages_fail_or_are_skipped(void)
 {
     enum { DIM = 64, T = 2, OUT = T * QUERY_HEADS * DIM };
     lode_geometry_t geometry = geometry_of(1, DIM);
@@ -601,7 +588,7 @@ Test(attend, lost_pages_fail_or_are_skipped)
 }
 
 /* Tensor parallelism: ranks that own other KV heads keep blocks of one name apart. */
-Test(attend, kv_head_ranges)
+static void kv_head_ranges(void)
 {
     enum { DIM = 64, TOKENS = 333 };
     lode_geometry_t geometry = geometry_of(1, DIM);
@@ -654,7 +641,7 @@ Test(attend, kv_head_ranges)
         CHECK(*lode_error_message() != 0, "no sentence");                                                \
     } while (0)
 
-Test(attend, bad_calls_are_refused)
+static void bad_calls_are_refused(void)
 {
     enum { DIM = 64 };
     lode_geometry_t geometry = geometry_of(2, DIM);
@@ -755,7 +742,7 @@ Test(attend, bad_calls_are_refused)
 }
 
 /* An append that does not fit leaves the block as it was, and what is freed can be used. */
-Test(attend, full_arena_loses_nothing)
+static void full_arena_loses_nothing(void)
 {
     enum { DIM = 128, CHUNK = 2048 };
     lode_geometry_t geometry = geometry_of(1, DIM);
@@ -797,7 +784,7 @@ Test(attend, full_arena_loses_nothing)
     agree();
 }
 
-Test(attend, wrong_geometries_do_not_join)
+static void wrong_geometries_do_not_join(void)
 {
     lode_config_h config;
     lode_cluster_h cluster = NULL;
@@ -826,7 +813,7 @@ Test(attend, wrong_geometries_do_not_join)
 }
 
 /* A cluster without a geometry takes the first that is said, on all ranks, and no other. */
-Test(attend, geometry_comes_later)
+static void geometry_comes_later(void)
 {
     enum { DIM = 64, TOKENS = 150 };
     lode_geometry_t geometry = geometry_of(2, DIM), got, wrong = geometry_of(3, DIM);
@@ -872,4 +859,35 @@ Test(attend, geometry_comes_later)
     MPI_Barrier(MPI_COMM_WORLD);
     MUST(lode_cluster_leave(&cluster));
     agree();
+}
+
+static void set_up(void)
+{
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+}
+
+int main(int argc, char **argv)
+{
+    static const case_t cases[] = {
+        CASE(dense_is_exact_bf16),
+        CASE(dense_is_exact_dim64_one_sided),
+        CASE(dense_is_exact_dim256_batched),
+        CASE(dense_is_near_fp8),
+        CASE(dense_is_near_higgs4),
+        CASE(offsets_rotate_queries_only),
+        CASE(generated_tokens_are_attended),
+        CASE(sparse_tokens_together_as_alone),
+        CASE(sparse_chunks_and_mean_query),
+        CASE(streams_share_a_step),
+        CASE(dense_is_the_same_wherever_records_are),
+        CASE(sparse_is_the_same_wherever_records_are),
+        CASE(lost_pages_fail_or_are_skipped),
+        CASE(kv_head_ranges),
+        CASE(bad_calls_are_refused),
+        CASE(full_arena_loses_nothing),
+        CASE(wrong_geometries_do_not_join),
+        CASE(geometry_comes_later),
+    };
+    return run_cases(cases, sizeof cases / sizeof *cases, set_up, tear_down, argc, argv);
 }

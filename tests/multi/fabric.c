@@ -3,45 +3,30 @@
  * The fabric among living ranks, 1 to 4 of them: calls, both fetch paths, failover, messages that are none.
  * Every check that can differ between ranks is agreed on first, so that a failure ends all ranks.
  */
-#include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "tests/multi/cases.h"
 #include "tests/multi/fabric_pages.h"
 
 static pages_t pages;
 static lode_fabric_params_t params;
 
-static void setup_mpi(void)
+static void set_up(void)
 {
-    int rank, provided;
-    MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    lode_log_rank(rank);
+    pages = (pages_t){0};
     params = pages_params(&pages);
 }
 
-static void finish_mpi(void)
+static void tear_down(void)
 {
     if (pages.fabric)
         lode_fabric_destroy(&pages.fabric);
-    MPI_Finalize();
-}
-
-/** Whether it holds on every rank. */
-static bool everywhere(bool holds)
-{
-    int mine = holds, all = 0;
-    if (!holds)
-        fprintf(stderr, "rank %u: %s\n", pages.rank, lode_error_message());
-    MPI_Allreduce(&mine, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
-    return all;
 }
 
 static void open_all(void)
 {
-    cr_assert(everywhere(pages_open(&pages, &params) == LODE_OK));
+    EVERYWHERE(pages_open(&pages, &params) == LODE_OK);
 }
 
 static void wait_all(void)
@@ -49,11 +34,9 @@ static void wait_all(void)
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
-TestSuite(fabric, .init = setup_mpi, .fini = finish_mpi, .timeout = 100);
-
 /* ------------------------------------------------------------------ members */
 
-Test(fabric, members)
+static void members(void)
 {
     open_all();
     const lode_member_t *members = lode_fabric_members(pages.fabric);
@@ -69,10 +52,10 @@ Test(fabric, members)
     const char *transport = getenv("LODEMARK_TEST_TRANSPORT");
     if (pages.ranks > 1 && transport) /* what each transport is known to be able to */
         right = right && strcmp(path, strcmp(transport, "tcp") == 0 ? "batched" : "one-sided") == 0;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
-Test(fabric, failure_domains)
+static void failure_domains(void)
 {
     params.rank_is_node = true;
     open_all();
@@ -83,11 +66,11 @@ Test(fabric, failure_domains)
         for (uint32_t other = 0; other < r; other++)
             right = right && members[other].node != members[r].node;
     }
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* The last rank's preparation fails: nobody gets a fabric, everybody learns why. */
-Test(fabric, one_rank_fails)
+static void one_rank_fails(void)
 {
     int rank, ranks;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
@@ -104,37 +87,39 @@ Test(fabric, one_rank_fails)
     params.arena_bytes = (size_t)1 << 50;
     status = lode_fabric_create(&params, LODE_OK, &fabric);
     bool third = status == LODE_ERR_NO_MEMORY && strstr(lode_error_message(), "GiB are available");
-    cr_assert(everywhere(first) && everywhere(second) && everywhere(third));
+    EVERYWHERE(first);
+    EVERYWHERE(second);
+    EVERYWHERE(third);
 }
 
-Test(fabric, agree_and_worst)
+static void agree_and_worst(void)
 {
     open_all();
     int data[4] = {1, 2, 3, 4};
     bool same = false, right;
     uint32_t which = 77;
     right = lode_fabric_agree(pages.fabric, data, sizeof data, &same, &which) == LODE_OK && same;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
     if (pages.rank > 0)
         data[3] = 5;
     right = lode_fabric_agree(pages.fabric, data, sizeof data, &same, &which) == LODE_OK &&
             (pages.ranks == 1 ? same : !same && which == 1);
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
     right = lode_fabric_worst(pages.fabric, LODE_OK) == LODE_OK;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
     lode_status_t mine = pages.rank + 1 == pages.ranks ? lode_fail(LODE_ERR_IO, "disk %u is full", 9) : LODE_OK;
     right = lode_fabric_worst(pages.fabric, mine) == LODE_ERR_IO && strstr(lode_error_message(), "disk 9 is full");
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
-Test(fabric, shared_memory)
+static void shared_memory(void)
 {
     open_all();
     void *base = NULL;
     int fd = -1;
     size_t bytes = (size_t)1 << 36; /* sparse: more than there is */
     bool right = lode_fabric_shared(pages.fabric, bytes, &base, &fd) == LODE_OK;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
     volatile uint64_t *words = base;
     size_t stride = bytes / 8 / pages.ranks;
     right = words[pages.rank * stride] == 0;
@@ -142,7 +127,7 @@ Test(fabric, shared_memory)
     wait_all();
     for (uint32_t r = 0; r < pages.ranks; r++)
         right = right && words[r * stride] == r + 1000;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* -------------------------------------------------------------------- calls */
@@ -179,7 +164,7 @@ static Lodemark__Call publish_call(Lodemark__Publish *publish, uint32_t layer, u
     return call;
 }
 
-Test(fabric, calls_of_all_sizes)
+static void calls_of_all_sizes(void)
 {
     static const size_t sizes[] = {0, 1, 63, 264, 2047, 8191, 8192, 65536, 300001, 5 << 20};
     open_all();
@@ -198,11 +183,11 @@ Test(fabric, calls_of_all_sizes)
         }
     }
     free(payload);
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* Everybody calls everybody, far more than may be under way at once. */
-Test(fabric, thousands_of_calls)
+static void thousands_of_calls(void)
 {
     open_all();
     sums_t sums = {0};
@@ -215,11 +200,11 @@ Test(fabric, thousands_of_calls)
                                           &sums) == LODE_OK;
     }
     lode_fabric_calls_wait(pages.fabric);
-    cr_assert(everywhere(right && sums.done == 4000 && sums.wrong == 0));
+    EVERYWHERE(right && sums.done == 4000 && sums.wrong == 0);
 }
 
 /* An error's status and sentence come back; wrong calls are refused here. */
-Test(fabric, calls_that_fail)
+static void calls_that_fail(void)
 {
     open_all();
     bool right = true;
@@ -241,7 +226,7 @@ Test(fabric, calls_that_fail)
     Lodemark__Publish publish;
     Lodemark__Call call = publish_call(&publish, 1, 0);
     right = right && lode_fabric_call_wait(pages.fabric, pages.ranks, &call, NULL, 0, NULL, NULL) == LODE_ERR_INVALID;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* ------------------------------------------------------------------ fetches */
@@ -274,28 +259,28 @@ static void fetch_sizes(lode_path_t path, uint32_t most)
         right = right && fetch_once(counts[c], lode_mix(c, pages.rank), &requests);
     if (path == LODE_PATH_BATCHED && pages.ranks > 1)
         right = right && requests < 1000; /* of 20,000 items: they were put together */
-    cr_assert(everywhere(right));
-    cr_assert(everywhere(pages.failed == 0));
+    EVERYWHERE(right);
+    EVERYWHERE(pages.failed == 0);
 }
 
-Test(fabric, fetch_batched)
+static void fetch_batched(void)
 {
     fetch_sizes(LODE_PATH_BATCHED, 20000);
 }
 
 /* Over TCP a read is emulated and slow, but right. */
-Test(fabric, fetch_one_sided)
+static void fetch_one_sided(void)
 {
     fetch_sizes(LODE_PATH_ONE_SIDED, 300);
 }
 
-Test(fabric, fetch_auto)
+static void fetch_auto(void)
 {
     fetch_sizes(LODE_PATH_AUTO, 20000);
 }
 
 /* Two fetches under way at once, and calls between them, again and again over the same buffers. */
-Test(fabric, fetches_and_calls)
+static void fetches_and_calls(void)
 {
     enum { ITEMS = 200 };
     static lode_fetch_item_t items[2][ITEMS];
@@ -323,11 +308,11 @@ Test(fabric, fetches_and_calls)
         }
     }
     lode_fabric_calls_wait(pages.fabric);
-    cr_assert(everywhere(right && sums.done == 60 && sums.wrong == 0));
+    EVERYWHERE(right && sums.done == 60 && sums.wrong == 0);
 }
 
 /* A fetch that is begun ahead: nobody is late before it is waited for, and it may be given up at any time. */
-Test(fabric, fetch_ahead)
+static void fetch_ahead(void)
 {
     enum { ITEMS = 300 };
     static lode_fetch_item_t items[ITEMS];
@@ -356,11 +341,11 @@ Test(fabric, fetch_ahead)
         right = right && fetch_once(50, round, &requests) &&
                 lode_fabric_landings_free(pages.fabric, &late) == LODE_LANDINGS && late == 0;
     }
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* A named owner that holds nothing, and hints that are wrong: the next owner, or the same by message. */
-Test(fabric, fetch_from_the_next)
+static void fetch_from_the_next(void)
 {
     open_all();
     bool right = true;
@@ -370,12 +355,12 @@ Test(fabric, fetch_from_the_next)
     right = right && fetch_once(500, 1, &requests);
     wait_all();
     pages.absent_rank = UINT32_MAX;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
     for (uint32_t wrong = 1; wrong <= 2; wrong++) {
         pages.wrong_hint = wrong;
         right = right && fetch_once(500, 2, &requests);
     }
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 static bool refusing_verify(void *context, const lode_fetch_item_t *item, const uint8_t *records)
@@ -390,7 +375,7 @@ static bool two_sources(void *context, const lode_fetch_item_t *item, uint32_t a
 }
 
 /* Records that fail their check twice come from the third attempt; without one the page is lost. */
-Test(fabric, fetch_fails_its_check)
+static void fetch_fails_its_check(void)
 {
     open_all();
     lode_fetch_item_t item;
@@ -403,16 +388,16 @@ Test(fabric, fetch_fails_its_check)
             lode_fabric_fetch_wait(pages.fabric, &fetch) == LODE_OK && pages.checked == 3;
     right = right && pages_landed(&pages, &fetch);
     lode_fabric_fetch_release(pages.fabric, &fetch);
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
     pages.refusals = 1000;
     right = lode_fabric_fetch(pages.fabric, &fetch) == LODE_OK &&
             lode_fabric_fetch_wait(pages.fabric, &fetch) == LODE_ERR_PAGE_LOST && fetch.lost == &item &&
             strstr(lode_error_message(), "fail their check");
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* A page that nobody has is lost at once and by name; the next fetch goes on as if nothing had been. */
-Test(fabric, fetch_of_nothing)
+static void fetch_of_nothing(void)
 {
     open_all();
     lode_fetch_item_t items[3];
@@ -430,10 +415,10 @@ Test(fabric, fetch_of_nothing)
     right = right && lode_now_ns() - begin < 5000000000u;
     uint64_t requests;
     right = right && fetch_once(100, 3, &requests);
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
-Test(fabric, fetch_refused_here)
+static void fetch_refused_here(void)
 {
     open_all();
     lode_fetch_item_t item;
@@ -448,7 +433,7 @@ Test(fabric, fetch_refused_here)
     item.mask = 0;
     right = right && lode_fabric_fetch(pages.fabric, &fetch) == LODE_ERR_INVALID;
     right = right && lode_fabric_fetch_wait(pages.fabric, &fetch) == LODE_ERR_INVALID;
-    cr_assert(everywhere(right));
+    EVERYWHERE(right);
 }
 
 /* ----------------------------------------------------------------- strangers */
@@ -470,7 +455,7 @@ static void send_raw(uint32_t to, unsigned id, const void *header, size_t header
 }
 
 /* Bytes that are no message, from a rank of the job: counted, dropped or refused; nobody dies of them. */
-Test(fabric, garbage)
+static void garbage(void)
 {
     static uint8_t header[MESSAGE_HEADER_MAX], data[100000];
     open_all();
@@ -498,8 +483,8 @@ Test(fabric, garbage)
     wait_all();
     uint64_t malformed = atomic_load(&pages.fabric->counters.malformed);
     right = right && (pages.ranks == 1 || malformed > 100);
-    cr_assert(everywhere(right));
-    cr_assert(everywhere(lode_fabric_alive_count(pages.fabric) == pages.ranks));
+    EVERYWHERE(right);
+    EVERYWHERE(lode_fabric_alive_count(pages.fabric) == pages.ranks);
 }
 
 /* -------------------------------------------------------------------- idling */
@@ -513,7 +498,7 @@ static double cpu_seconds(void)
 }
 
 /* An owner that nobody asks sleeps. */
-Test(fabric, idle)
+static void idle(void)
 {
     open_all();
     uint64_t requests;
@@ -525,5 +510,31 @@ Test(fabric, idle)
     double used = cpu_seconds() - before;
     if (used > 0.1)
         fprintf(stderr, "rank %u used %.3f s of CPU in 2 s of doing nothing\n", pages.rank, used);
-    cr_assert(everywhere(right && used <= 0.1));
+    EVERYWHERE(right && used <= 0.1);
+}
+
+int main(int argc, char **argv)
+{
+    static const case_t cases[] = {
+        CASE(members),
+        CASE(failure_domains),
+        CASE(one_rank_fails),
+        CASE(agree_and_worst),
+        CASE(shared_memory),
+        CASE(calls_of_all_sizes),
+        CASE(thousands_of_calls),
+        CASE(calls_that_fail),
+        CASE(fetch_batched),
+        CASE(fetch_one_sided),
+        CASE(fetch_auto),
+        CASE(fetches_and_calls),
+        CASE(fetch_ahead),
+        CASE(fetch_from_the_next),
+        CASE(fetch_fails_its_check),
+        CASE(fetch_of_nothing),
+        CASE(fetch_refused_here),
+        CASE(garbage),
+        CASE(idle),
+    };
+    return run_cases(cases, sizeof cases / sizeof *cases, set_up, tear_down, argc, argv);
 }
