@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file manner_inside.h
- * @brief Reading reader.json.
+ * @brief Reading reader.json and talk.json.
  */
 #ifndef LODE_READER_MANNER_INSIDE_H
 #define LODE_READER_MANNER_INSIDE_H
 
+#include "reader/talk.h"
 #include "reader/tokenizer_inside.h"
 
 /** LODE_ERR_FORMAT if @p object has a key that is not in the table (ends with NULL): the nearest one is named. */
@@ -22,5 +23,8 @@ lode_status_t lode_manner_add_ends(const char *folder, lode_tokenizer_h tokenize
  */
 lode_status_t lode_manner_read(const json_t *file, const char *folder, lode_tokenizer_h tokenizer, uint32_t context,
                                lode_manner_t *manner);
+
+/** Prompts from talk.json. */
+lode_status_t lode_prompts_read(const json_t *file, lode_tokenizer_h tokenizer, lode_prompts_t *prompts);
 
 #endif

@@ -165,7 +165,7 @@ static lode_status_t read_control(const json_t *file, source_t part, lode_prompt
     return LODE_OK;
 }
 
-static lode_status_t read_prompts(const json_t *file, lode_tokenizer_h tokenizer, lode_prompts_t *prompts)
+static lode_status_t read_file(const json_t *file, lode_tokenizer_h tokenizer, lode_prompts_t *prompts)
 {
     static const lode_option_t known[] = {{"version"}, {"prompt"},  {"input"}, {"thinker"},
                                           {"writer"},  {"control"}, {NULL}};
@@ -181,6 +181,17 @@ static lode_status_t read_prompts(const json_t *file, lode_tokenizer_h tokenizer
     LODE_TRY(read_thinker(file, whole, prompts));
     LODE_TRY(read_writer(file, whole, prompts));
     return read_control(file, whole, prompts);
+}
+
+lode_status_t lode_prompts_read(const json_t *file, lode_tokenizer_h tokenizer, lode_prompts_t *prompts)
+{
+    lode_prompts_t made = {0};
+    lode_status_t status = read_file(file, tokenizer, &made);
+    if (status != LODE_OK)
+        lode_prompts_free(&made);
+    else
+        *prompts = made;
+    return status;
 }
 
 /* ------------------------------------------------------ any other checkpoint */
@@ -294,7 +305,7 @@ static lode_status_t open_file(const char *path, lode_tokenizer_h tokenizer, lod
 {
     json_t *file;
     LODE_TRY(lode_read_json(path, FILE_MAX, &file));
-    lode_status_t status = read_prompts(file, tokenizer, prompts);
+    lode_status_t status = lode_prompts_read(file, tokenizer, prompts);
     if (status != LODE_OK)
         lode_fail_within(status, "%s: ", path);
     json_decref(file);

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A reader.json from a stranger, a document cut by what it says, and the same bytes as an answer. */
+/* A reader.json from a stranger, a document cut by what it says, and the same bytes as an answer; or a talk.json, and
+ * the bytes as thoughts. */
 #include <stdlib.h>
 
 #include "tokenizer_parts.h"
 #include "reader/manner_inside.h"
+#include "reader/talk_inside.h"
 #include "reader/utf8.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
@@ -40,6 +42,20 @@ static void write_down(const lode_manner_t *manner, const char *text, size_t byt
     lode_scribe_free(&scribe);
 }
 
+static void think(const lode_prompts_t *prompts, const char *text, size_t bytes)
+{
+    lode_talk_tail_t tail = {0};
+    for (size_t at = 0, width; at < bytes; at += width) {
+        width = bytes - at < 1 + at % 5 ? bytes - at : 1 + at % 5;
+        bool ends = lode_tail_ends(&tail, &prompts->thinker_paragraphs, text + at, width);
+        if (ends && !prompts->thinker_paragraphs.count)
+            abort();
+        lode_tail_add(&tail, text + at, width);
+        if (tail.count > sizeof tail.bytes || memcmp(tail.bytes + tail.count - width, text + at, width) != 0)
+            abort();
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     static lode_tokenizer_h tokenizer;
@@ -58,6 +74,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         write_down(&manner, text, text_bytes);
     }
     lode_manner_free(&manner);
+    lode_prompts_t prompts = {0};
+    if (file && lode_prompts_read(file, tokenizer, &prompts) == LODE_OK) {
+        if (!prompts.probe_every || !prompts.yes.count || !prompts.no.count || !prompts.writer_stops.count)
+            abort();
+        think(&prompts, text, text_bytes);
+    }
+    lode_prompts_free(&prompts);
     json_decref(file);
     return 0;
 }

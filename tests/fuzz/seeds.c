@@ -216,6 +216,13 @@ static void save_reader(void)
               "\"stop\": [\"<|end|>\", \"12\"], \"positions\": \"shared\", \"range\": 20}",
               text);
     save_pair("manner", "none", "{\"version\": 1}", text);
+    save_pair(
+        "manner", "talk",
+        "{\"version\": 1, \"prompt\": \"p\", \"input\": {\"first\": \"a\", \"next\": \"b\", \"end\": \"c\"}, "
+        "\"thinker\": {\"begin\": \"t\", \"stop\": [\"<|end|>\"], \"paragraph\": [\"s,\"], \"sentence\": [\".\"]}, "
+        "\"writer\": {\"begin\": \"w\", \"alone\": \"v\", \"stop\": [\"it\"], \"paragraph\": [\"\\n\"]}, "
+        "\"control\": {\"question\": \"?\", \"yes\": [\"y\"], \"no\": [\"n\"], \"every\": 3}}",
+        text);
 }
 
 int main(int argc, char **argv)
