@@ -149,6 +149,7 @@ static void free_bench(lode_step_bench_t *b)
     lode_step_check_free(b);
     free(b->streams);
     free(b->q);
+    free(b->first);
     free(b->k);
     free(b->v);
     free(b->out);

@@ -30,6 +30,7 @@ typedef struct lode_step_wish {
     int64_t check_steps; /**< −1: as many as are cheap */
     uint32_t query_run;
     double sharp_share;
+    double alike;          /**< cosine of streams' queries with the first one's; < 0: each has its own */
     const char *generator; /**< for lode_generator_parse() */
     uint64_t seed;
     bool write;
@@ -51,6 +52,7 @@ typedef struct lode_step_run {
     float *out;               /**< (kept, layers, streams, T, Hq, D) */
     uint64_t *digests;        /**< (steps, layers) */
     lode_step_stats_t *stats; /**< (steps, layers) */
+    lode_step_stats_t *lone;  /**< (steps, layers) of one stream beside them; NULL without --alike */
     bool *failed;             /**< (steps) */
     uint32_t failed_steps;
     char first_failure[512];
@@ -73,6 +75,7 @@ typedef struct lode_step_bench {
     /* room for the tensors of one step */
     lode_stream_t *streams;
     float *q, *k, *v, *out;
+    float *first;  /**< (Hq, D) the first stream's query, while another's is made of it */
     int32_t *kept; /**< (steps) place of a step's outputs in lode_step_run_t.out, −1: not kept */
     uint32_t kept_count;
     lode_step_run_t calm, killed;
@@ -129,6 +132,14 @@ lode_status_t lode_step_room(lode_step_bench_t *bench);
 lode_status_t lode_step_dense(lode_step_bench_t *bench);
 /** Failed steps are counted in the run. @p kill: the wished rank dies on its way. */
 lode_status_t lode_step_run_steps(lode_step_bench_t *bench, lode_step_run_t *run, bool kill);
+/** A stream's query, mixed as --alike asks. (step_alike.c) */
+void lode_step_make_query(lode_step_bench_t *bench, uint32_t layer, uint32_t step, uint32_t stream, uint32_t token,
+                          float *q);
+/** All layers of a step of one stream, with queries of its own; what it writes is taken back. (step_alike.c) */
+lode_status_t lode_step_run_lone(lode_step_bench_t *bench, lode_step_run_t *run, uint32_t step);
+/** Tensors of a step's streams; of the first @p count alone, with queries of step @p asked. */
+void lode_step_fill(lode_step_bench_t *bench, const lode_step_run_t *run, uint32_t step, uint32_t asked, uint32_t layer,
+                    uint32_t count);
 /** Number of a query. */
 static inline uint64_t lode_step_query(const lode_step_bench_t *b, uint32_t step, uint32_t stream, uint32_t token)
 {

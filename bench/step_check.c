@@ -42,7 +42,7 @@ static lode_status_t add_checks(lode_step_bench_t *b, uint32_t step)
                 *check = (lode_check_t){.layer = layer, .writer = b->source.blocks + s};
                 LODE_TRY(lode_check_create(g, check));
                 float *q = b->check_q + b->check_count * row;
-                lode_source_query(&b->source, layer, lode_step_query(b, step, s, token), q);
+                lode_step_make_query(b, layer, step, s, token, q);
                 check->q = q;
                 b->check_at[b->check_count++] = (lode_check_at_t){step, s, token};
             }
@@ -60,7 +60,8 @@ lode_status_t lode_step_check_plan(lode_step_bench_t *b)
     b->checks = calloc(checks + 1, sizeof *b->checks);
     b->check_at = calloc(checks + 1, sizeof *b->check_at);
     b->check_q = malloc((checks + 1) * g->query_heads * g->head_dim * sizeof *b->check_q);
-    if (!b->kept || !b->checks || !b->check_at || !b->check_q)
+    b->first = malloc((size_t)g->query_heads * g->head_dim * sizeof *b->first);
+    if (!b->kept || !b->checks || !b->check_at || !b->check_q || !b->first)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory to check %u steps", steps);
     bool keep_all = b->wish.kill_rank >= 0;
     for (uint32_t step = 0; step < b->wish.steps; step++)

@@ -283,9 +283,11 @@ lode_status_t lode_step_run_create(lode_step_bench_t *b, const char *name, lode_
     run->views = calloc(b->wish.streams, sizeof *run->views);
     run->digests = calloc(cells, sizeof *run->digests);
     run->stats = calloc(cells, sizeof *run->stats);
+    run->lone = b->wish.alike < 0 ? NULL : calloc(cells, sizeof *run->lone);
     run->failed = calloc(b->wish.steps, sizeof *run->failed);
     run->out = calloc((size_t)b->kept_count * b->source.geometry.layers * lode_step_floats(b) + 1, sizeof *run->out);
-    if (!run->writes || !run->views || !run->digests || !run->stats || !run->failed || !run->out)
+    if (!run->writes || !run->views || !run->digests || !run->stats || !run->failed || !run->out ||
+        (b->wish.alike >= 0 && !run->lone))
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for the results of %u steps", b->wish.steps);
     for (uint32_t s = 0; s < b->wish.streams; s++)
         LODE_TRY(create_stream(b, name, s, run));
@@ -308,6 +310,7 @@ void lode_step_run_free(lode_step_run_t *run)
     free(run->views);
     free(run->digests);
     free(run->stats);
+    free(run->lone);
     free(run->failed);
     free(run->out);
     memset(run, 0, sizeof *run);

@@ -22,6 +22,8 @@ const lode_option_t lode_step_options[] = {
     {"sinks", "4", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "first tokens of the context that are always read"},
     {"window", "64", LODE_OPTION_COUNT, NULL, 0, 1 << 20, "last tokens of the context that are always read"},
     {"streams", "1", LODE_OPTION_COUNT, NULL, 1, 256, "streams a rank, each with its own queries and output"},
+    {"alike", NULL, LODE_OPTION_SHARE, NULL, 0, 0,
+     "cosine of the streams' queries with the first one's; each step is then beside one of a stream alone"},
     {"new-tokens", "1", LODE_OPTION_COUNT, NULL, 1, 4096, "new tokens a stream and step"},
     {"no-write", "no", LODE_OPTION_FLAG, NULL, 0, 0, "do not append the new tokens' keys and values"},
     {"steps", "20", LODE_OPTION_COUNT, NULL, 1, 100000, "measured steps"},
@@ -69,6 +71,8 @@ static void read_geometry(lode_step_wish_t *wish)
 static lode_status_t check_capture(const lode_step_wish_t *wish)
 {
     LODE_TRY(lode_source_check_capture(&wish->options));
+    if (wish->capture && wish->alike >= 0)
+        return lode_fail(LODE_ERR_INVALID, "--alike: a capture's queries are what they are");
     if (wish->capture && wish->new_tokens > 1)
         return lode_fail(LODE_ERR_INVALID, "--new-tokens %u: a capture's queries come one at a time", wish->new_tokens);
     return LODE_OK;
@@ -90,6 +94,7 @@ static void read_counts(lode_step_wish_t *wish)
     wish->kill_rank = (int64_t)lode_options_count_or(o, "kill-rank", UINT64_MAX);
     wish->kill_step = (uint32_t)lode_options_count(o, "kill-step");
     wish->budget = lode_options_share(o, "budget");
+    wish->alike = lode_options_get(o, "alike") ? lode_options_share(o, "alike") : -1;
     wish->sharp_share = lode_options_share(o, "sharp");
     wish->merge = strcmp(lode_options_get(o, "merge"), "max") == 0 ? LODE_MERGE_MAX : LODE_MERGE_MEAN;
     wish->generator = lode_options_get(o, "generator");
@@ -106,6 +111,9 @@ static lode_status_t read_wish(lode_step_wish_t *wish)
     LODE_TRY(check_capture(wish));
     lode_generator_params_t knobs = {0};
     LODE_TRY(lode_generator_parse(wish->generator, &knobs));
+    if (wish->alike >= 0 && (wish->streams < 2 || wish->kill_rank >= 0))
+        return lode_fail(LODE_ERR_INVALID, "--alike compares streams with one: it needs --streams 2 or more, and all "
+                                           "ranks alive");
     if (wish->kill_rank >= 0 && wish->kill_step >= wish->steps)
         return lode_fail(LODE_ERR_INVALID, "--kill-step %u: there are %u steps, from 0", wish->kill_step, wish->steps);
     wish->policy = lode_options_get(&wish->options, "policy");

@@ -19,6 +19,7 @@ typedef struct summary {
     uint32_t owners, failed_steps;
     uint64_t peak_rss, arena_used, arena, landmarks;
     double dense_ms;
+    double lone_ms, lone_bytes, lone_wanted; /* of a stream alone, beside the streams; bytes, records: of all steps */
 } summary_t;
 
 static uint64_t peak_rss(void)
@@ -64,6 +65,20 @@ static lode_status_t summarise(const lode_step_stats_t *stats, size_t n, summary
     return LODE_OK;
 }
 
+static lode_status_t summarise_lone(const lode_step_stats_t *stats, size_t n, summary_t *s)
+{
+    double *values = malloc((n + 1) * sizeof *values);
+    if (!values)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a report");
+    s->lone_ms = lode_median(values, column(stats, n, -1, values));
+    free(values);
+    for (size_t i = 0; i < n; i++) {
+        s->lone_bytes += (double)stats[i].bytes_fetched;
+        s->lone_wanted += (double)stats[i].records_wanted;
+    }
+    return LODE_OK;
+}
+
 /* Totals over ranks; medians of medians would hide a slow rank, so the steps themselves travel. */
 static lode_status_t gather(lode_step_bench_t *b, const lode_step_run_t *run, summary_t *s)
 {
@@ -81,6 +96,11 @@ static lode_status_t gather(lode_step_bench_t *b, const lode_step_run_t *run, su
     MPI_Reduce(&dense, &s->dense_ms, 1, MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
     if (all)
         status = summarise(all, cells * b->job.ranks, s);
+    if (run->lone) {
+        MPI_Gather(run->lone, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, 0, MPI_COMM_WORLD);
+        if (all && status == LODE_OK)
+            status = summarise_lone(all, cells * b->job.ranks, s);
+    }
     free(all);
     s->ranks = b->job.ranks;
     s->failed_steps = (uint32_t)totals[0];
@@ -171,6 +191,22 @@ static json_t *time_json(const lode_step_bench_t *b, const summary_t *s)
     return object;
 }
 
+static double over(double a, double b)
+{
+    return b > 0 ? a / b : 0;
+}
+
+/* What the streams cost over what one costs. */
+static json_t *alike_json(const lode_step_bench_t *b, const summary_t *s)
+{
+    if (b->wish.alike < 0)
+        return json_object();
+    return json_pack("{s:f s:f s:f s:o s:f}", "alike", b->wish.alike, "lone_step_ms_median", s->lone_ms, "time_ratio",
+                     over(s->step_ms, s->lone_ms), "bytes_ratio",
+                     number_or_null(s->lone_bytes > 0, over(s->bytes, s->lone_bytes)), "records_ratio",
+                     over(s->wanted, s->lone_wanted));
+}
+
 static json_t *state_json(const lode_step_bench_t *b, const summary_t *s)
 {
     char digest[32];
@@ -185,7 +221,8 @@ static json_t *state_json(const lode_step_bench_t *b, const summary_t *s)
 
 static lode_status_t write_json(const lode_step_bench_t *b, const summary_t *s)
 {
-    json_t *parts[] = {asked_json(b), accuracy_json(b), traffic_json(b, s), time_json(b, s), state_json(b, s)};
+    json_t *parts[] = {asked_json(b),   accuracy_json(b), traffic_json(b, s),
+                       time_json(b, s), alike_json(b, s), state_json(b, s)};
     json_t *whole = json_object();
     bool complete = whole;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -240,6 +277,19 @@ static void print_times(const lode_step_bench_t *b, const summary_t *s)
     printf("  %-22s %10.3g tokens/s\n", "ingest", b->ingest_rate);
 }
 
+static void print_alike(const lode_step_bench_t *b, const summary_t *s)
+{
+    if (b->wish.alike < 0)
+        return;
+    printf("%u streams whose queries are alike by %.4g %%, over one stream beside them\n", b->wish.streams,
+           100 * b->wish.alike);
+    printf("  %-22s %10.2f     one alone %.3f ms\n", "time", over(s->step_ms, s->lone_ms), s->lone_ms);
+    printf("  %-22s %10.2f     one alone %.0f a step\n", "records read", over(s->wanted, s->lone_wanted),
+           s->lone_wanted / (s->cells ? (double)s->cells : 1));
+    if (s->lone_bytes > 0)
+        printf("  %-22s %10.2f\n", "bytes fetched", over(s->bytes, s->lone_bytes));
+}
+
 static void print_table(const lode_step_bench_t *b, const summary_t *s)
 {
     const lode_geometry_t *g = &b->source.geometry;
@@ -258,6 +308,7 @@ static void print_table(const lode_step_bench_t *b, const summary_t *s)
     printf("  %-22s %10.1f %%   of %.0f records not in the own shard\n", "hot cache", 100 * hit_rate(s),
            (s->records + s->hits) / steps);
     print_times(b, s);
+    print_alike(b, s);
     printf("memory of all ranks\n");
     print_bytes("pages", (double)s->arena_used);
     printf(" of %.2f GiB arena\n", (double)s->arena / 0x1p30);

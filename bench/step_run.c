@@ -26,17 +26,18 @@ lode_status_t lode_step_room(lode_step_bench_t *b)
 }
 
 /* The queries of a step and, for a run that writes, the next tokens of each stream. */
-static void fill_streams(lode_step_bench_t *b, const lode_step_run_t *run, uint32_t step, uint32_t layer)
+void lode_step_fill(lode_step_bench_t *b, const lode_step_run_t *run, uint32_t step, uint32_t asked, uint32_t layer,
+                    uint32_t count)
 {
     const lode_geometry_t *g = &b->source.geometry;
     size_t row = (size_t)g->query_heads * g->head_dim, kv_row = (size_t)g->kv_heads * g->head_dim;
-    for (uint32_t s = 0; s < b->wish.streams; s++) {
+    for (uint32_t s = 0; s < count; s++) {
         size_t first = (size_t)s * b->wish.new_tokens;
         for (uint32_t t = 0; t < b->wish.new_tokens; t++)
-            lode_source_query(&b->source, layer, lode_step_query(b, step, s, t), b->q + (first + t) * row);
+            lode_step_make_query(b, layer, asked, s, t, b->q + (first + t) * row);
         b->streams[s] = (lode_stream_t){.view = run ? run->views[s] : b->dense_view,
                                         .tokens = b->wish.new_tokens,
-                                        .position = lode_source_position(&b->source, lode_step_query(b, step, s, 0)),
+                                        .position = lode_source_position(&b->source, lode_step_query(b, asked, s, 0)),
                                         .dtype = LODE_FP32,
                                         .q = b->q + first * row,
                                         .out = b->out + first * row};
@@ -47,6 +48,11 @@ static void fill_streams(lode_step_bench_t *b, const lode_step_run_t *run, uint3
         b->streams[s].k = b->k + first * kv_row;
         b->streams[s].v = b->v + first * kv_row;
     }
+}
+
+static void fill_streams(lode_step_bench_t *b, const lode_step_run_t *run, uint32_t step, uint32_t layer)
+{
+    lode_step_fill(b, run, step, step, layer, b->wish.streams);
 }
 
 /* Dense outputs of a step that is compared with the reference show what the storage format alone costs. */
@@ -141,6 +147,16 @@ static void notice_loss(lode_step_bench_t *b, uint32_t step)
     }
 }
 
+static void note_failure(lode_step_run_t *run, uint32_t step, uint32_t layer, lode_status_t status)
+{
+    if (status == LODE_OK)
+        return;
+    run->failed[step] = true;
+    if (!run->failed_steps++)
+        snprintf(run->first_failure, sizeof run->first_failure, "at step %u, layer %u: %s: %s", step, layer,
+                 lode_status_string(status), lode_error_message());
+}
+
 lode_status_t lode_step_run_steps(lode_step_bench_t *b, lode_step_run_t *run, bool kill)
 {
     lode_progress_t progress;
@@ -150,15 +166,12 @@ lode_status_t lode_step_run_steps(lode_step_bench_t *b, lode_step_run_t *run, bo
     for (uint32_t step = 0; step < b->wish.steps; step++) {
         if (kill)
             kill_at(b, step);
-        for (uint32_t layer = 0; layer < b->source.geometry.layers && !run->failed[step]; layer++) {
-            lode_status_t status = run_layer(b, run, step, layer);
-            if (status == LODE_OK)
-                continue;
-            run->failed[step] = true;
-            if (!run->failed_steps++)
-                snprintf(run->first_failure, sizeof run->first_failure, "at step %u, layer %u: %s: %s", step, layer,
-                         lode_status_string(status), lode_error_message());
-        }
+        if (run->lone && step % 2)
+            note_failure(run, step, 0, lode_step_run_lone(b, run, step));
+        for (uint32_t layer = 0; layer < b->source.geometry.layers && !run->failed[step]; layer++)
+            note_failure(run, step, layer, run_layer(b, run, step, layer));
+        if (run->lone && step % 2 == 0 && !run->failed[step])
+            note_failure(run, step, 0, lode_step_run_lone(b, run, step));
         if (kill)
             notice_loss(b, step);
         lode_progress_at(&progress, step + 1);
