@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Scoring views' landmarks and choosing tokens by them. The unit of work is a (span, head): rows that see the same, and
- * a KV head. Threads take whole ones; those that are left when there are fewer than threads are cut into slices. What
- * is computed is the same either way, to the bit.
+ * Scoring views' landmarks and choosing tokens by them. The unit of work is a (bundle, head): rows that see the same,
+ * or begin with it, and a KV head. Threads take whole ones; those that are left when there are fewer than threads are
+ * cut into slices. What is computed is the same either way, to the bit.
  */
 #include <string.h>
 
@@ -199,9 +199,14 @@ lode_status_t lode_step_lay_out_spans(lode_step_state_t *step)
     return lode_buffer_reserve(&step->tokens, step->token_count * sizeof(uint32_t));
 }
 
-static const lode_span_t *span_at(const lode_step_state_t *step, uint32_t item)
+static lode_span_t *span_at(const lode_step_state_t *step, uint32_t i)
 {
-    return (const lode_span_t *)step->spans.data + item / step->cluster->heads;
+    return (lode_span_t *)step->spans.data + i;
+}
+
+static const lode_bundle_t *bundle_of(const lode_step_state_t *step, uint32_t item)
+{
+    return (const lode_bundle_t *)step->bundles.data + item / step->cluster->heads;
 }
 
 static size_t greater(size_t a, size_t b)
@@ -214,6 +219,96 @@ static size_t notes_room(const lode_span_t *span)
 {
     size_t room = 2 * (size_t)(budget_of(span) / span->stream->in->view->chunk) + 1024;
     return room < span->landmarks ? room : span->landmarks;
+}
+
+/* ------------------------------------------------------------------ bundles */
+
+static uint32_t score_rows(const lode_span_t *span)
+{
+    return span->count * span->group;
+}
+
+/* How many pieces two spans begin with alike, at most so many. */
+static uint32_t alike(const lode_step_state_t *step, const lode_span_t *a, const lode_span_t *b, uint32_t most)
+{
+    const lode_piece_t *x = pieces_of(step, a), *y = pieces_of(step, b);
+    uint32_t n = 0, count = b->stream->in->view->count;
+    most = most < count ? most : count;
+    while (n < most && x[n].tokens == y[n].tokens &&
+           lode_seen_at(step, a->stream, n)->index == lode_seen_at(step, b->stream, n)->index)
+        n++;
+    return n;
+}
+
+static uint64_t landmarks_of(const lode_step_state_t *step, const lode_span_t *span, uint32_t pieces)
+{
+    uint64_t landmarks = 0;
+    for (uint32_t i = 0; i < pieces; i++)
+        landmarks += pieces_of(step, span)[i].landmarks;
+    return landmarks;
+}
+
+/* Whether a bundle takes another span: most of what it scans must be what they have in common. */
+static bool takes(const lode_step_state_t *step, lode_bundle_t *bundle, const lode_span_t *span)
+{
+    const lode_span_t *first = span_at(step, bundle->first);
+    if (first->indexed || span->indexed || bundle->rows + score_rows(span) > LODE_MAX_GROUP)
+        return false;
+    uint32_t shared = alike(step, first, span, bundle->shared);
+    uint64_t landmarks = landmarks_of(step, first, shared);
+    if (landmarks * 2 < first->landmarks || landmarks * 2 < span->landmarks)
+        return false;
+    bundle->shared = shared;
+    bundle->landmarks = landmarks;
+    return true;
+}
+
+static uint32_t slices_of(const lode_step_state_t *step, const lode_span_t *span, uint32_t begin, uint32_t end)
+{
+    uint64_t slices = 0;
+    for (uint32_t i = begin; i < end; i++)
+        slices += (pieces_of(step, span)[i].landmarks + LODE_SLICE - 1) / LODE_SLICE;
+    return (uint32_t)slices;
+}
+
+static uint32_t all_slices(const lode_step_state_t *step, const lode_bundle_t *bundle, const lode_span_t *span)
+{
+    return bundle->shared_slices + slices_of(step, span, bundle->shared, span->stream->in->view->count);
+}
+
+/* Spans that follow one another, as far as they are alike; their score rows lie one behind the other, equally long. */
+static void bundle_from(lode_step_state_t *step, uint32_t first, lode_bundle_t *bundle)
+{
+    const lode_span_t *span = span_at(step, first);
+    size_t stride = span->stride;
+    *bundle = (lode_bundle_t){.first = first,
+                              .count = 1,
+                              .rows = score_rows(span),
+                              .shared = span->stream->in->view->count,
+                              .landmarks = span->landmarks};
+    for (; first + bundle->count < step->span_count; bundle->count++) {
+        lode_span_t *next = span_at(step, first + bundle->count);
+        if (!takes(step, bundle, next))
+            break;
+        next->score_row = bundle->rows;
+        bundle->rows += score_rows(next);
+        stride = greater(stride, next->stride);
+    }
+    bundle->shared_slices = slices_of(step, span, 0, bundle->shared);
+    for (uint32_t i = 0; i < bundle->count; i++)
+        span_at(step, first + i)->stride = stride;
+}
+
+static lode_status_t lay_out_bundles(lode_step_state_t *step)
+{
+    LODE_TRY(lode_buffer_reserve(&step->bundles, step->span_count * sizeof(lode_bundle_t)));
+    step->bundle_count = 0;
+    for (uint32_t first = 0; first < step->span_count;) {
+        lode_bundle_t *bundle = (lode_bundle_t *)step->bundles.data + step->bundle_count++;
+        bundle_from(step, first, bundle);
+        first += bundle->count;
+    }
+    return LODE_OK;
 }
 
 /* What threads need for any of the spans that go by the index. */
@@ -236,23 +331,25 @@ static lode_status_t reserve_index(lode_step_state_t *step)
     return LODE_OK;
 }
 
-/* What threads need for any of the spans. */
+/* What threads need for any of the bundles. */
 static lode_status_t reserve_lanes(lode_step_state_t *step)
 {
     size_t scores = 0, sums = 0, tables = 0, picks = 0, notes = 0;
-    for (uint32_t i = 0; i < step->span_count; i++) {
-        const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
-        const lode_view_h view = span->stream->in->view;
-        uint32_t score_rows = span->count * span->group;
-        if (span->indexed)
-            continue;
-        scores = greater(scores, score_rows * span->stride + 16);
-        sums = greater(sums, score_rows * (span->landmarks / LODE_SLICE + view->count));
-        picks = greater(picks, span->landmarks);
-        notes = greater(notes, notes_room(span));
-        for (uint32_t b = 0; b < view->count; b++)
-            tables = greater(tables, lode_score_scratch_floats(&view->blocks[b]->info.landmark,
-                                                               step->cluster->geometry.head_dim, score_rows));
+    for (uint32_t i = 0; i < step->bundle_count; i++) {
+        const lode_bundle_t *bundle = (const lode_bundle_t *)step->bundles.data + i;
+        for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++) {
+            const lode_span_t *span = span_at(step, n);
+            const lode_view_h view = span->stream->in->view;
+            if (span->indexed)
+                continue;
+            scores = greater(scores, bundle->rows * span->stride + 16);
+            sums = greater(sums, (size_t)bundle->rows * all_slices(step, bundle, span));
+            picks = greater(picks, span->landmarks);
+            notes = greater(notes, notes_room(span));
+            for (uint32_t b = 0; b < view->count; b++)
+                tables = greater(tables, lode_score_scratch_floats(&view->blocks[b]->info.landmark,
+                                                                   step->cluster->geometry.head_dim, bundle->rows));
+        }
     }
     for (uint32_t i = 0; i < step->lane_count; i++) {
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].scores, scores * sizeof(float)));
@@ -297,56 +394,100 @@ static const float *transform_of(const lode_step_state_t *step, const struct lod
                : NULL;
 }
 
-/* Make the queries ready for a block of the span. */
-static void prepare_queries(lode_step_state_t *step, const lode_span_t *span, uint32_t piece, uint32_t head,
-                            lode_lane_t *lane)
+/* The spans of its bundle that a slice is of. */
+static uint32_t spans_of(const lode_bundle_t *bundle, const lode_slice_t *slice, uint32_t *first)
 {
+    bool shared = slice->span == LODE_SLICE_SHARED;
+    *first = shared ? bundle->first : slice->span;
+    return shared ? bundle->count : 1;
+}
+
+/* Make the queries of a slice's spans ready for its block, if they are not. */
+static void prepare_queries(lode_step_state_t *step, const lode_slice_t *slice, lode_lane_t *lane)
+{
+    if (lane->prepared_item == slice->item && lane->prepared_span == slice->span &&
+        lane->prepared_piece == slice->piece)
+        return;
     float q[LODE_MAX_GROUP * LODE_MAX_DIM];
     uint64_t begin = lode_now_ns();
-    const lode_seen_block_t *seen = lode_seen_at(step, span->stream, piece);
+    uint32_t first, count = spans_of(bundle_of(step, slice->item), slice, &first), rows = 0;
+    uint32_t head = slice->item % step->cluster->heads;
+    const lode_seen_block_t *seen = lode_seen_at(step, span_at(step, first)->stream, slice->piece);
     const struct lode_block *block = lode_step_block_at(step, seen->index)->block;
-    queries_of(step, span, seen, head, q);
-    lode_scorer_prepare(&lane->scorer, step->cluster->store, block->slot, step->layer, head, q,
-                        span->count * span->group, transform_of(step, block, head));
+    for (uint32_t n = first; n < first + count; n++) {
+        const lode_span_t *span = span_at(step, n);
+        queries_of(step, span, lode_seen_at(step, span->stream, slice->piece), head,
+                   q + (size_t)rows * step->cluster->geometry.head_dim);
+        rows += score_rows(span);
+    }
+    lode_scorer_prepare(&lane->scorer, step->cluster->store, block->slot, step->layer, head, q, rows,
+                        transform_of(step, block, head));
+    lane->prepared_item = slice->item;
+    lane->prepared_span = slice->span;
+    lane->prepared_piece = slice->piece;
     lane->stage_ns[LODE_STAGE_ROTATE] += lode_now_ns() - begin;
 }
 
-/* Score a slice by the lane's prepared queries and, while its scores are in cache, sum their exponentials. */
-static void score_slice(lode_step_state_t *step, const lode_span_t *span, const lode_slice_t *slice, lode_lane_t *lane,
-                        float *scores, float *sums)
+/* Landmarks of a slice. */
+static uint64_t slice_length(const lode_step_state_t *step, const lode_span_t *span, const lode_slice_t *slice)
 {
-    uint32_t score_rows = span->count * span->group;
-    uint64_t end = pieces_of(step, span)[slice->piece].landmarks;
-    end = end - slice->begin > LODE_SLICE ? slice->begin + LODE_SLICE : end;
-    scores += slice->place + slice->begin;
-    sums += (size_t)slice->number * score_rows;
+    uint64_t left = pieces_of(step, span)[slice->piece].landmarks - slice->begin;
+    return left < LODE_SLICE ? left : LODE_SLICE;
+}
+
+/* Score a slice by the lane's queries and, while its scores are in cache, sum their exponentials. Both are the owner's.
+ */
+static void score_slice(lode_step_state_t *step, const lode_slice_t *slice, const lode_lane_t *owner, lode_lane_t *lane)
+{
+    const lode_bundle_t *bundle = bundle_of(step, slice->item);
+    uint32_t first, count = spans_of(bundle, slice, &first);
+    const lode_span_t *span = span_at(step, first);
+    uint64_t length = slice_length(step, span, slice);
+    float *scores = (float *)owner->scores.data + slice->place + slice->begin;
+    float *sums = (float *)owner->sums.data + (size_t)slice->number * bundle->rows;
+    prepare_queries(step, slice, lane);
     uint64_t begin = lode_now_ns();
-    lode_scorer_score(&lane->scorer, slice->begin, end, scores, span->stride, lane->tables.data);
+    lode_scorer_score(&lane->scorer, slice->begin, slice->begin + length, scores + span->score_row * span->stride,
+                      span->stride, lane->tables.data);
     uint64_t scored = lode_now_ns();
-    for (uint32_t row = 0; span->group > 1 && row < score_rows; row++)
-        sums[row] = step->cluster->ops->logsumexp(scores + row * span->stride, end - slice->begin);
+    for (; count; count--, span++)
+        for (uint32_t row = span->score_row; span->group > 1 && row < span->score_row + score_rows(span); row++)
+            sums[row] = step->cluster->ops->logsumexp(scores + row * span->stride, length);
     lane->stage_ns[LODE_STAGE_SCORE] += scored - begin;
     lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - scored;
 }
 
-/* Go on to the slice after this one; a piece's first one is made by begin = 0, piece = its own. */
-static bool next_slice(const lode_step_state_t *step, const lode_span_t *span, lode_slice_t *slice)
+/* Go on to the slice after this one: what all spans begin with, then what each has of its own. */
+static bool next_slice(const lode_step_state_t *step, const lode_bundle_t *bundle, lode_slice_t *slice)
 {
-    const lode_piece_t *pieces = pieces_of(step, span);
-    uint32_t count = span->stream->in->view->count;
     slice->begin += LODE_SLICE;
     slice->number++;
-    while (slice->piece < count && slice->begin >= pieces[slice->piece].landmarks) {
-        slice->place += pieces[slice->piece++].landmarks;
-        slice->begin = 0;
+    for (;;) {
+        bool shared = slice->span == LODE_SLICE_SHARED;
+        const lode_span_t *span = span_at(step, shared ? bundle->first : slice->span);
+        const lode_piece_t *pieces = pieces_of(step, span);
+        uint32_t end = shared ? bundle->shared : span->stream->in->view->count;
+        while (slice->piece < end && slice->begin >= pieces[slice->piece].landmarks) {
+            slice->place += pieces[slice->piece++].landmarks;
+            slice->begin = 0;
+        }
+        if (slice->piece < end)
+            return true;
+        if (slice->span == bundle->first + bundle->count - 1)
+            return false;
+        *slice = (lode_slice_t){.item = slice->item,
+                                .span = shared ? bundle->first : slice->span + 1,
+                                .piece = bundle->shared,
+                                .place = bundle->landmarks,
+                                .number = bundle->shared_slices};
     }
-    return slice->piece < count;
 }
 
 /* Before the first slice: next_slice() comes to it. */
 static lode_slice_t no_slice(uint32_t item)
 {
-    return (lode_slice_t){.item = item, .begin = (uint64_t)0 - LODE_SLICE, .number = UINT32_MAX};
+    return (lode_slice_t){
+        .item = item, .span = LODE_SLICE_SHARED, .begin = (uint64_t)0 - LODE_SLICE, .number = UINT32_MAX};
 }
 
 /* ------------------------------------------------------------------- select */
@@ -370,13 +511,16 @@ static lode_notes_t notes_of(const lode_lane_t *lane, float guess)
 }
 
 /* What each score row is lowered by before the group's greatest counts, from the sums of its slices. */
-static void join_sums(const lode_span_t *span, uint32_t slices, lode_lane_t *owner)
+static void join_sums(const lode_step_state_t *step, const lode_bundle_t *bundle, lode_lane_t *owner)
 {
     uint64_t begin = lode_now_ns();
-    uint32_t score_rows = span->count * span->group;
-    for (uint32_t row = 0; span->group > 1 && row < score_rows; row++) {
-        float sum = lode_sums_join((const float *)owner->sums.data + row, score_rows, slices);
-        owner->shifts[row] = isfinite(sum) ? sum : 0; /* a score overflowed: as lode_choose() has it */
+    for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++) {
+        const lode_span_t *span = span_at(step, n);
+        uint32_t slices = span->group > 1 ? all_slices(step, bundle, span) : 0;
+        for (uint32_t row = span->score_row; span->group > 1 && row < span->score_row + score_rows(span); row++) {
+            float sum = lode_sums_join((const float *)owner->sums.data + row, bundle->rows, slices);
+            owner->shifts[row] = isfinite(sum) ? sum : 0; /* a score overflowed: as lode_choose() has it */
+        }
     }
     owner->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
 }
@@ -389,7 +533,7 @@ static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + row, head);
     lode_choice_t choice = lode_span_choice(step, span, row);
     const lode_view_h view = span->stream->in->view;
-    uint32_t first = (row - span->first) * span->group;
+    uint32_t first = span->score_row + (row - span->first) * span->group;
     float *scores = (float *)owner->scores.data + first * span->stride;
     choice.group = combined ? 1 : span->group;
     choice.shift = owner->shifts + first;
@@ -432,46 +576,53 @@ static void choose_by_index(lode_step_state_t *step, const lode_span_t *span, ui
 
 /* ------------------------------------------------------------- whole and cut */
 
-/* One thread scores all of a (span, head), and selects from it while it has the scores at hand. */
+/* One thread scores all of a (bundle, head), and selects from it while it has the scores at hand. */
 static void choose_whole(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
 {
-    const lode_span_t *span = span_at(step, item);
-    uint32_t head = item % step->cluster->heads, piece = UINT32_MAX;
+    const lode_bundle_t *bundle = bundle_of(step, item);
+    uint32_t head = item % step->cluster->heads;
     lode_slice_t slice = no_slice(item);
     (void)context;
-    if (span->indexed) {
-        choose_by_index(step, span, head, lane);
+    if (span_at(step, bundle->first)->indexed) {
+        choose_by_index(step, span_at(step, bundle->first), head, lane);
         return;
     }
-    while (next_slice(step, span, &slice)) {
-        if (slice.piece != piece)
-            prepare_queries(step, span, slice.piece, head, lane);
-        piece = slice.piece;
-        score_slice(step, span, &slice, lane, lane->scores.data, lane->sums.data);
+    while (next_slice(step, bundle, &slice))
+        score_slice(step, &slice, lane, lane);
+    join_sums(step, bundle, lane);
+    for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++) {
+        const lode_span_t *span = span_at(step, n);
+        for (uint32_t row = span->first; row < span->first + span->count; row++)
+            select_row(step, span, row, head, false, lane, lane);
     }
-    join_sums(span, slice.number, lane);
-    for (uint32_t row = span->first; row < span->first + span->count; row++)
-        select_row(step, span, row, head, false, lane, lane);
 }
 
-/* Fewer (span, head) than threads: all threads score slices of them, then select row by row. */
+/* Fewer (bundle, head) than threads: all threads score slices of them, then select row by row. */
 typedef struct cut {
     uint32_t first, count; /* items */
     uint32_t slices, rows;
 } cut_t;
 
+static uint32_t rows_of(const lode_step_state_t *step, const lode_bundle_t *bundle)
+{
+    uint32_t rows = 0;
+    for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++)
+        rows += span_at(step, n)->count;
+    return rows;
+}
+
 static lode_status_t cut_items(lode_step_state_t *step, uint32_t first, uint32_t items, cut_t *cut)
 {
     *cut = (cut_t){.first = first, .count = items - first};
     for (uint32_t item = first; item < items; item++) {
-        const lode_span_t *span = span_at(step, item);
+        const lode_bundle_t *bundle = bundle_of(step, item);
+        bool indexed = span_at(step, bundle->first)->indexed;
         lode_slice_t slice = no_slice(item);
-        while (!span->indexed && next_slice(step, span, &slice)) {
+        while (!indexed && next_slice(step, bundle, &slice)) {
             LODE_TRY(lode_buffer_extend(&step->slices, (cut->slices + 1) * sizeof slice, cut->slices * sizeof slice));
             ((lode_slice_t *)step->slices.data)[cut->slices++] = slice;
         }
-        step->lanes[item - first].cut_slices = slice.number;
-        cut->rows += span->count;
+        cut->rows += rows_of(step, bundle);
     }
     for (uint32_t i = 0; i < step->lane_count; i++)
         step->lanes[i].prepared_item = UINT32_MAX;
@@ -482,21 +633,16 @@ static void score_cut(lode_step_state_t *step, void *context, uint32_t item, lod
 {
     const cut_t *cut = context;
     const lode_slice_t *slice = (const lode_slice_t *)step->slices.data + item;
-    const lode_span_t *span = span_at(step, slice->item);
-    lode_lane_t *owner = &step->lanes[slice->item - cut->first];
-    if (lane->prepared_item != slice->item || lane->prepared_piece != slice->piece)
-        prepare_queries(step, span, slice->piece, slice->item % step->cluster->heads, lane);
-    lane->prepared_item = slice->item;
-    lane->prepared_piece = slice->piece;
-    score_slice(step, span, slice, lane, owner->scores.data, owner->sums.data);
+    score_slice(step, slice, &step->lanes[slice->item - cut->first], lane);
 }
 
 static void join_cut(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
 {
     const cut_t *cut = context;
-    lode_lane_t *owner = &step->lanes[item];
+    const lode_bundle_t *bundle = bundle_of(step, cut->first + item);
     (void)lane;
-    join_sums(span_at(step, cut->first + item), owner->cut_slices, owner);
+    if (!span_at(step, bundle->first)->indexed)
+        join_sums(step, bundle, &step->lanes[item]);
 }
 
 /* The groups' greatest of a slice, so that a row's choice begins with all of them. */
@@ -505,25 +651,28 @@ static void combine_cut(lode_step_state_t *step, void *context, uint32_t item, l
     const cut_t *cut = context;
     uint64_t begin = lode_now_ns();
     const lode_slice_t *slice = (const lode_slice_t *)step->slices.data + item;
-    const lode_span_t *span = span_at(step, slice->item);
     const lode_lane_t *owner = &step->lanes[slice->item - cut->first];
-    uint64_t left = pieces_of(step, span)[slice->piece].landmarks - slice->begin;
+    uint32_t first, count = spans_of(bundle_of(step, slice->item), slice, &first);
     float *scores = (float *)owner->scores.data + slice->place + slice->begin;
-    for (uint32_t row = 0; span->group > 1 && row < span->count; row++) {
-        float *x = scores + (size_t)row * span->group * span->stride;
-        step->cluster->ops->group_max(x, span->stride, owner->shifts + row * span->group, span->group, x,
-                                      left < LODE_SLICE ? left : LODE_SLICE);
-    }
+    for (const lode_span_t *span = span_at(step, first); count; count--, span++)
+        for (uint32_t row = 0; span->group > 1 && row < span->count; row++) {
+            uint32_t at = span->score_row + row * span->group;
+            float *x = scores + at * span->stride;
+            step->cluster->ops->group_max(x, span->stride, owner->shifts + at, span->group, x,
+                                          slice_length(step, span, slice));
+        }
     lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - begin;
 }
 
 static void select_cut(lode_step_state_t *step, void *context, uint32_t row, lode_lane_t *lane)
 {
     const cut_t *cut = context;
-    uint32_t item = cut->first;
-    for (; row >= span_at(step, item)->count; item++)
-        row -= span_at(step, item)->count;
-    const lode_span_t *span = span_at(step, item);
+    uint32_t item = cut->first, n;
+    for (; row >= rows_of(step, bundle_of(step, item)); item++)
+        row -= rows_of(step, bundle_of(step, item));
+    for (n = bundle_of(step, item)->first; row >= span_at(step, n)->count; n++)
+        row -= span_at(step, n)->count;
+    const lode_span_t *span = span_at(step, n);
     if (span->indexed)
         choose_by_index(step, span, item % step->cluster->heads, lane);
     else
@@ -531,21 +680,24 @@ static void select_cut(lode_step_state_t *step, void *context, uint32_t row, lod
                    lane);
 }
 
-/* Bytes of landmarks that all spans and heads read. */
+/* Bytes of landmarks that all bundles and heads read. */
 static uint64_t bytes_to_score(const lode_step_state_t *step)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < step->span_count; i++) {
-        const lode_span_t *span = (const lode_span_t *)step->spans.data + i;
-        bytes += span->landmarks * lode_landmark_row_bytes(&span->stream->in->view->blocks[0]->info.landmark,
-                                                           step->cluster->geometry.head_dim);
+    for (uint32_t i = 0; i < step->bundle_count; i++) {
+        const lode_bundle_t *bundle = (const lode_bundle_t *)step->bundles.data + i;
+        for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++)
+            bytes += (span_at(step, n)->landmarks - (n > bundle->first ? bundle->landmarks : 0)) *
+                     lode_landmark_row_bytes(&span_at(step, n)->stream->in->view->blocks[0]->info.landmark,
+                                             step->cluster->geometry.head_dim);
     }
     return bytes * step->cluster->heads;
 }
 
 static lode_status_t choose_all(lode_step_state_t *step)
 {
-    uint32_t items = step->span_count * step->cluster->heads, whole = lode_step_whole_items(step, items);
+    LODE_TRY(lay_out_bundles(step));
+    uint32_t items = step->bundle_count * step->cluster->heads, whole = lode_step_whole_items(step, items);
     uint64_t bytes = bytes_to_score(step);
     cut_t cut;
     LODE_TRY(reserve_lanes(step));

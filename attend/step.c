@@ -42,6 +42,7 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->lse,
                                 &step->spans,
                                 &step->pieces,
+                                &step->bundles,
                                 &step->slices,
                                 &step->parts,
                                 &step->chosen,

@@ -62,19 +62,34 @@ typedef struct lode_span {
     uint64_t tokens;       /**< seen, in pages */
     uint64_t landmarks;    /**< of all pieces */
     size_t stride;         /**< floats between score rows */
+    uint32_t score_row;    /**< its first among those of its bundle */
     bool indexed;          /**< it goes by the index of its landmarks; then it is one row */
     lode_index_plan_t plan;
 } lode_span_t;
 
+/**
+ * Spans of one step whose views begin with the same tokens: one scan of those scores them for the rows of all, so that
+ * they are read and unpacked once. What follows is each span's own.
+ */
+typedef struct lode_bundle {
+    uint32_t first, count;  /**< spans */
+    uint32_t rows;          /**< score rows of all: at most LODE_MAX_GROUP */
+    uint32_t shared;        /**< pieces that all begin with */
+    uint64_t landmarks;     /**< of those */
+    uint32_t shared_slices; /**< of those */
+} lode_bundle_t;
+
 /** Landmarks of a piece that are scored at once. Fixed, so that sums over slices never depend on who does them. */
 typedef struct lode_slice {
-    uint32_t item;   /**< among the (span, head) that are cut */
+    uint32_t item;   /**< among the (bundle, head) that are cut */
+    uint32_t span;   /**< that it is of; LODE_SLICE_SHARED: all of the bundle */
     uint32_t piece;  /**< of the span */
     uint64_t begin;  /**< landmark of the piece, a multiple of LODE_SLICE */
     uint64_t place;  /**< of the piece's first landmark in a row of scores */
-    uint32_t number; /**< among the slices of its item */
+    uint32_t number; /**< among the slices of its span */
 } lode_slice_t;
 enum { LODE_SLICE = 8192 };
+#define LODE_SLICE_SHARED UINT32_MAX
 
 /** Records that are attended over at once; fixed for the same reason. */
 enum { LODE_PORTION = 2048 };
@@ -91,8 +106,7 @@ typedef struct lode_lane {
     lode_buffer_t index_parts, index_queries, index_work; /**< lode_index_part_t a block of a view, its queries */
     const uint8_t *pointers[LODE_PORTION];
     lode_scorer_t scorer;
-    uint32_t prepared_item, prepared_piece; /**< what the scorer is ready for, while (span, head) are cut */
-    uint32_t cut_slices;                    /**< of the (span, head) whose scores this lane's buffers hold then */
+    uint32_t prepared_item, prepared_span, prepared_piece; /**< what the scorer is ready for */
     uint64_t stage_ns[LODE_STAGE_COUNT];
 } lode_lane_t;
 
@@ -132,8 +146,9 @@ struct lode_step_state {
     size_t angles_used; /**< floats */
     lode_lane_t *lanes; /**< (threads) */
     uint32_t lane_count;
-    lode_buffer_t spans, pieces, slices; /**< of this step; slices: of a few (span, head) that threads share */
-    uint32_t span_count;
+    lode_buffer_t spans, pieces, bundles; /**< of this step */
+    lode_buffer_t slices;                 /**< of a few (bundle, head) that threads share */
+    uint32_t span_count, bundle_count;
     lode_buffer_t parts;          /**< what threads make of a (row, head) that they share, before it is merged */
     lode_buffer_t chosen, tokens; /**< lode_chosen_t (rows, heads); uint32_t */
     lode_buffer_t lost;           /**< uint64_t (rows, heads): of the chosen, what no owner could give */
