@@ -296,7 +296,7 @@ static lode_status_t talk(lode_talker_t *talker)
     lode_console_close(talker->console);
     LODE_TRY(status);
     LODE_TRY(close_thoughts(talker));
-    if (talker->console->broken && talker->console->error != EPIPE)
+    if (talker->console->broken && talker->console->error != EPIPE && !lode_client_caught())
         return lode_fail(LODE_ERR_IO, "standard output cannot be written: %s", strerror(talker->console->error));
     return write_json(talker);
 }
