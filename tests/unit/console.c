@@ -71,6 +71,37 @@ Test(console, text_is_broken_at_blanks_and_elsewhere_only_where_it_must_be)
     }
 }
 
+static size_t letters_in, letters_out;
+
+static void check_row(void *self, const char *text, size_t bytes)
+{
+    unsigned columns = lode_flow_columns(text, bytes), width = ((lode_flow_t *)self)->width;
+    cr_assert(columns <= width || (width < 2 && columns == 2), "%u columns of %u", columns, width);
+    for (size_t i = 0; i < bytes; i++)
+        letters_out += text[i] != ' ';
+}
+
+Test(console, no_row_is_too_wide_and_no_letter_is_lost)
+{
+    static const char *const pieces[] = {"a",  " ",        "word", "\n", "\xc3\xa9", "\xe6\x97\xa5", "\xf0\x9f\x98\x80",
+                                         "  ", "e\xcc\x81"};
+    static lode_flow_t made;
+    uint64_t state = 7;
+    made = (lode_flow_t){.width = 12, .row = check_row, .self = &made};
+    for (int i = 0; i < 200000; i++) {
+        const char *piece = pieces[(state = lode_mix(state, 1)) % (sizeof pieces / sizeof *pieces)];
+        if (state % 1000 == 999) {
+            lode_flow_finish(&made);
+            made.width = 1 + (unsigned)(state >> 32) % 20;
+        }
+        for (const char *c = piece; *c; c++)
+            letters_in += *c != ' ' && *c != '\n';
+        lode_flow_write(&made, piece, strlen(piece));
+    }
+    lode_flow_finish(&made);
+    cr_assert(letters_in == letters_out && letters_in > 100000, "%zu of %zu", letters_out, letters_in);
+}
+
 Test(console, columns_are_those_of_a_terminal)
 {
     static const char text[] = "ab\xc3\xa9\xe6\x97\xa5\xf0\x9f\x98\x80" /* a b é 日 😀 */
