@@ -176,6 +176,13 @@ typedef struct lode_ops {
      */
     void (*attend)(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
                    const float *q, float *out, float *lse);
+    /**
+     * The same where each record is met by group queries of its own: record i by those at q + of[i]·group·dim. So
+     * records of many short runs, each under a rotation of its own, are attended over at once.
+     * q: (count, group, dim), overwritten. of: (n), below count; NULL if count is 1.
+     */
+    void (*attend_each)(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records,
+                        const uint16_t *of, size_t n, float *q, uint32_t count, float *out, float *lse);
     /** Merge a part into out (rows, dim), lse (rows) by log-sum-exp. -INFINITY is an empty part. */
     void (*merge)(float *out, float *lse, const float *part, const float *part_lse, uint32_t rows, uint32_t dim);
 } lode_ops_t;

@@ -14,7 +14,8 @@ typedef struct attention {
     lode_format_t format;
     uint32_t dim, group;
     size_t vector_bytes, record_bytes;
-    const float *q;
+    const float *q;     /* (…, group, dim) */
+    const uint16_t *of; /* which of them a record meets; NULL: the first */
     float *out;
     float most[LODE_MAX_GROUP];
     _Alignas(32) __m256 sum[LODE_MAX_GROUP];           /* of weights, 8 partial sums each */
@@ -25,6 +26,7 @@ typedef struct attention {
 /* A block: its records, and those that will be next. */
 typedef struct block {
     const uint8_t *at[BLOCK], *next[BLOCK];
+    const float *q[BLOCK]; /* what each meets */
     uint32_t count;
 } block_t;
 
@@ -117,12 +119,13 @@ LODE_INLINE void ask(lode_format_t format, const uint8_t *codes, uint32_t dim, u
         fetch_line(codes + 4 * i);
 }
 
+/* @p each: the records meet queries of their own, else all meet the first one's. */
 LODE_INLINE void keys_of(lode_format_t format, uint32_t dim, uint32_t group, attention_t *at, uint32_t g,
-                         const block_t *block, bool first)
+                         const block_t *block, bool first, bool each)
 {
     enum { SUMS = 8 };
     const uint32_t together = SUMS / group; /* records */
-    const float *q = at->q + g * dim;
+    const float *q = block->q[0] + g * dim;
     for (uint32_t r = 0; r < BLOCK; r += together) {
         __m256 sum[SUMS];
         for (uint32_t i = 0; i < SUMS; i++)
@@ -136,9 +139,10 @@ LODE_INLINE void keys_of(lode_format_t format, uint32_t dim, uint32_t group, att
                 if (first)
                     ask(format, block->next[r + t], dim, v);
                 for (uint32_t u = 0; u < 2; u++)
-                    for (uint32_t i = 0; i < group; i++)
-                        sum[i * together + t] =
-                            _mm256_fmadd_ps(k[u], _mm256_load_ps(q + i * dim + 8 * (v + u)), sum[i * together + t]);
+                    for (uint32_t i = 0; i < group; i++) {
+                        const float *x = (each ? block->q[r + t] + g * dim : q) + i * dim + 8 * (v + u);
+                        sum[i * together + t] = _mm256_fmadd_ps(k[u], _mm256_loadu_ps(x), sum[i * together + t]);
+                    }
             }
         _Alignas(32) float logit[SUMS];
         _mm256_store_ps(logit, sum_each(sum));
@@ -241,6 +245,18 @@ LODE_INLINE void list_block(const uint8_t *const *records, size_t n, size_t firs
         at[r] = records[first + r < n ? first + r : n - 1];
 }
 
+/* What the records of the block meet. @return whether it is the same. */
+LODE_INLINE bool list_queries(const attention_t *at, size_t n, size_t first, block_t *block)
+{
+    uint32_t same = 0, begin = at->of ? at->of[first] : 0;
+    for (size_t r = 0; r < BLOCK; r++) {
+        uint32_t mine = at->of ? at->of[first + r < n ? first + r : n - 1] : 0;
+        block->q[r] = at->q + (size_t)mine * at->group * at->dim;
+        same += mine == begin;
+    }
+    return same == BLOCK;
+}
+
 LODE_INLINE void scales_of(const attention_t *at, const block_t *block, lode_format_t format, __m256 *key,
                            __m256 *value)
 {
@@ -266,13 +282,19 @@ LODE_INLINE void attend_blocks(lode_format_t format, uint32_t dim, attention_t *
     for (size_t first = 0; first < n; first += BLOCK) {
         __m256 key_scale[2], value_scale[2];
         block.count = n - first < BLOCK ? (uint32_t)(n - first) : BLOCK;
+        bool same = list_queries(at, n, first, &block);
         list_block(records, n, first, block.at);
         list_block(records, n, first + BLOCK < n ? first + BLOCK : first, block.next);
         for (uint32_t r = 0; format == LODE_FORMAT_FP8 && r < BLOCK; r++)
             halves_of(block.at[r], block.next[r], dim, at->halves[r]);
-#define KEYS(size) keys_of(format, dim, size, at, g, &block, g == 0)
-        FOR_PARTS(at->group, KEYS)
+#define KEYS(size) keys_of(format, dim, size, at, g, &block, g == 0, false)
+#define KEYS_EACH(size) keys_of(format, dim, size, at, g, &block, g == 0, true)
+        if (same)
+            FOR_PARTS(at->group, KEYS)
+        else
+            FOR_PARTS(at->group, KEYS_EACH)
 #undef KEYS
+#undef KEYS_EACH
         scales_of(at, &block, format, key_scale, value_scale);
         softmax(at, block.count, key_scale, value_scale);
         for (uint32_t r = 0; format == LODE_FORMAT_FP8 && r < BLOCK; r++)
@@ -325,24 +347,24 @@ static void finish(attention_t *at, size_t n, float *lse)
     }
 }
 
-void lode_avx2_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
-                      const float *q, float *out, float *lse)
+void lode_avx2_attend_each(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records,
+                           const uint16_t *of, size_t n, float *q, uint32_t count, float *out, float *lse)
 {
-    _Alignas(64) float query[LODE_MAX_GROUP * LODE_MAX_DIM];
     attention_t at;
-    memcpy(query, q, sizeof *q * group * dim);
     if (format == LODE_FORMAT_HIGGS4) /* attend in the space of the codes: there and back once, not per record */
-        lode_avx2_hadamard(query, group, dim);
+        lode_avx2_hadamard(q, count * group, dim);
+    for (uint32_t i = 0; i < count * group; i++)
+        to_working_order(format, dim, q + (size_t)i * dim);
     memset(out, 0, sizeof *out * group * dim);
     at.format = format;
     at.dim = dim;
     at.group = group;
     at.vector_bytes = lode_format_vector_bytes(format, dim);
     at.record_bytes = lode_record_bytes(format, dim);
-    at.q = query;
+    at.q = q;
+    at.of = of;
     at.out = out;
     for (uint32_t g = 0; g < group; g++) {
-        to_working_order(format, dim, query + (size_t)g * dim);
         at.most[g] = -INFINITY;
         at.sum[g] = _mm256_setzero_ps();
     }
@@ -355,4 +377,12 @@ void lode_avx2_attend(lode_format_t format, uint32_t dim, uint32_t group, const 
     finish(&at, n, lse);
     if (format == LODE_FORMAT_HIGGS4)
         lode_avx2_hadamard(out, group, dim);
+}
+
+void lode_avx2_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
+                      const float *q, float *out, float *lse)
+{
+    _Alignas(64) float query[LODE_MAX_GROUP * LODE_MAX_DIM];
+    memcpy(query, q, sizeof *q * group * dim);
+    lode_avx2_attend_each(format, dim, group, records, NULL, n, query, 1, out, lse);
 }

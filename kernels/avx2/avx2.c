@@ -28,5 +28,6 @@ void lode_avx2_fill(lode_ops_t *ops)
     ops->topk_noted = lode_avx2_topk_noted;
     ops->gather = lode_avx2_gather;
     ops->attend = lode_avx2_attend;
+    ops->attend_each = lode_avx2_attend_each;
     ops->merge = lode_avx2_merge;
 }

@@ -23,5 +23,6 @@ void lode_avx512_fill(lode_ops_t *ops)
     ops->group_max_note = lode_avx512_group_max_note;
     ops->topk_noted = lode_avx512_topk_noted;
     ops->attend = lode_avx512_attend;
+    ops->attend_each = lode_avx512_attend_each;
     ops->merge = lode_avx512_merge;
 }

@@ -42,6 +42,8 @@ size_t lode_avx512_topk_noted(const float *scores, size_t n, size_t k, lode_note
 
 void lode_avx512_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
                         const float *q, float *out, float *lse);
+void lode_avx512_attend_each(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records,
+                             const uint16_t *of, size_t n, float *q, uint32_t count, float *out, float *lse);
 
 /** The first n (at most 16) lanes. */
 LODE_INLINE __mmask16 lanes(size_t n)

@@ -30,6 +30,7 @@ void lode_scalar_fill(lode_ops_t *ops)
         .topk_noted = lode_scalar_topk_noted,
         .gather = lode_scalar_gather,
         .attend = lode_scalar_attend,
+        .attend_each = lode_scalar_attend_each,
         .merge = lode_scalar_merge,
     };
 }

@@ -56,6 +56,8 @@ size_t lode_scalar_topk_noted(const float *scores, size_t n, size_t k, lode_note
 
 void lode_scalar_attend(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records, size_t n,
                         const float *q, float *out, float *lse);
+void lode_scalar_attend_each(lode_format_t format, uint32_t dim, uint32_t group, const uint8_t *const *records,
+                             const uint16_t *of, size_t n, float *q, uint32_t count, float *out, float *lse);
 void lode_scalar_merge(float *out, float *lse, const float *part, const float *part_lse, uint32_t rows, uint32_t dim);
 
 #endif

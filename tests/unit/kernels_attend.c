@@ -40,13 +40,18 @@ static void records_free(records_t *records)
     free(records->v);
 }
 
-/* One query in double: out (dim), the log-sum-exp returned, the greatest |logit| and |v| noted for tolerances. */
-static double reference(const records_t *records, uint32_t dim, size_t n, const float *q, double *out, double *reach)
+/*
+ * One query in double, or, with @p of, one of each record's own, `stride` floats apart: out (dim), the log-sum-exp
+ * returned, the greatest |logit| and |v| noted for tolerances.
+ */
+static double reference_each(const records_t *records, uint32_t dim, size_t n, const float *queries, const uint16_t *of,
+                             size_t stride, double *out, double *reach)
 {
     double most = -INFINITY, sum = 0, *logit = calloc(n + 1, sizeof *logit);
     *reach = 0;
     for (size_t i = 0; i < n; i++) {
         double size = 0;
+        const float *q = queries + (of ? of[i] * stride : 0);
         for (uint32_t j = 0; j < dim; j++) {
             logit[i] += q[j] * records->k[i * dim + j];
             size += fabs(q[j] * records->k[i * dim + j]);
@@ -64,35 +69,59 @@ static double reference(const records_t *records, uint32_t dim, size_t n, const 
     return n ? most + log(sum) : -INFINITY;
 }
 
+static double reference(const records_t *records, uint32_t dim, size_t n, const float *q, double *out, double *reach)
+{
+    return reference_each(records, dim, n, q, NULL, 0, out, reach);
+}
+
+/* Queries of records in runs of all lengths, some of them met again; @p count: of queries. */
+static uint16_t *deal_queries(size_t n, uint32_t count)
+{
+    uint16_t *of = malloc((n + 1) * sizeof *of);
+    for (size_t i = 0; i < n; i++)
+        of[i] = i && check_below(6) ? of[i - 1] : (uint16_t)check_below(count);
+    return of;
+}
+
+/* @p count: queries a query head, which records are dealt to; 0: all meet the same one, by attend. */
 static void attend_case(const lode_ops_t *ops, lode_format_t format, uint32_t dim, uint32_t group, size_t n,
-                        kind_t key_kind, kind_t value_kind)
+                        kind_t key_kind, kind_t value_kind, uint32_t count)
 {
     records_t records = records_make(format, dim, n, key_kind, value_kind);
-    guarded_t q = guarded_make(4 * group * dim, 4), out = guarded_make(4 * group * dim, 4),
+    uint32_t rows = group * (count ? count : 1);
+    uint16_t *of = count ? deal_queries(n, count) : NULL;
+    guarded_t q = guarded_make(4 * rows * dim, 4), out = guarded_make(4 * group * dim, 4),
               lse = guarded_make(4 * group, 4);
-    float *query = (float *)q.at;
-    check_fill(RANDOM, query, group * dim);
-    for (uint32_t i = 0; i < group * dim; i++)
+    float *query = malloc(4 * rows * dim);
+    check_fill(RANDOM, query, rows * dim);
+    for (uint32_t i = 0; i < rows * dim; i++)
         query[i] /= sqrtf((float)dim);
-    ops->attend(format, dim, group, records.at, n, query, (float *)out.at, (float *)lse.at);
+    memcpy(q.at, query, 4 * rows * dim);
+    if (count)
+        ops->attend_each(format, dim, group, records.at, of, n, (float *)q.at, count, (float *)out.at, (float *)lse.at);
+    else
+        ops->attend(format, dim, group, records.at, n, (float *)q.at, (float *)out.at, (float *)lse.at);
     double greatest = 0;
     for (size_t i = 0; i < n * dim; i++)
         greatest = fmax(greatest, fabs(records.v[i]));
     for (uint32_t g = 0; g < group; g++) {
         double right[LODE_MAX_DIM], reach;
-        double right_lse = reference(&records, dim, n, query + g * dim, right, &reach);
+        double right_lse = reference_each(&records, dim, n, query + g * dim, of, (size_t)group * dim, right, &reach);
         double slack = 1e-6 * reach; /* what fp32 loses in a logit; a weight changes by as much of itself */
         float got_lse = ((float *)lse.at)[g];
         expect(n ? fabs(got_lse - right_lse) <= slack + 2e-6 * (1 + fabs(right_lse)) : got_lse == -INFINITY,
-               "format %d dim %u group %u n %zu %s: lse[%u] %.9g, not %.9g", format, dim, group, n,
+               "format %d dim %u group %u n %zu of %u %s: lse[%u] %.9g, not %.9g", format, dim, group, n, count,
                kind_names[key_kind], g, got_lse, right_lse);
         for (uint32_t j = 0; j < dim; j++) {
             float got = ((float *)out.at)[g * dim + j];
             double error = fabs(got - right[j]), bound = (4e-6 + 2 * expm1(fmin(slack, 1))) * greatest;
-            expect(n ? error <= bound : got == 0, "format %d dim %u group %u n %zu %s: out[%u][%u] %.9g, not %.9g",
-                   format, dim, group, n, kind_names[key_kind], g, j, got, right[j]);
+            expect(n ? error <= bound : got == 0,
+                   "format %d dim %u group %u n %zu of %u %s: out[%u][%u] %.9g, not %.9g", format, dim, group, n, count,
+                   kind_names[key_kind], g, j, got, right[j]);
         }
     }
+    free(of);
+    free(query);
     guarded_free(&q);
     guarded_free(&out);
     guarded_free(&lse);
@@ -105,12 +134,12 @@ static void attend(const lode_ops_t *ops)
     for (int f = 0; f < 3; f++)
         for (int d = 0; d < 3; d++) {
             for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
-                attend_case(ops, formats[f], check_dims[d], check_groups[c % 7], counts[c], RANDOM, RANDOM);
+                attend_case(ops, formats[f], check_dims[d], check_groups[c % 7], counts[c], RANDOM, RANDOM, 0);
             for (int g = 0; g < 7; g++)
-                attend_case(ops, formats[f], check_dims[d], check_groups[g], 37, RANDOM, RANDOM);
+                attend_case(ops, formats[f], check_dims[d], check_groups[g], 37, RANDOM, RANDOM, 0);
             for (int kind = 0; kind < KINDS; kind++) {
-                attend_case(ops, formats[f], check_dims[d], 2, 33, (kind_t)kind, RANDOM);
-                attend_case(ops, formats[f], check_dims[d], 2, 33, RANDOM, (kind_t)kind);
+                attend_case(ops, formats[f], check_dims[d], 2, 33, (kind_t)kind, RANDOM, 0);
+                attend_case(ops, formats[f], check_dims[d], 2, 33, RANDOM, (kind_t)kind, 0);
             }
         }
 }
@@ -119,9 +148,27 @@ TEST_LEVELS(attention, attend)
 static void attend_many(const lode_ops_t *ops)
 {
     for (int f = 0; f < 3; f++)
-        attend_case(ops, formats[f], 128, 4, 3001, RANDOM, RANDOM);
+        attend_case(ops, formats[f], 128, 4, 3001, RANDOM, RANDOM, 0);
 }
 TEST_LEVELS(attention, attend_many)
+
+/* Records of many short runs, each under queries of its own. */
+static void attend_each(const lode_ops_t *ops)
+{
+    static const size_t counts[] = {0, 1, 2, 15, 16, 17, 32, 33, 100};
+    for (int f = 0; f < 3; f++) {
+        for (int d = 0; d < 3; d++) {
+            for (size_t c = 0; c < sizeof counts / sizeof *counts; c++)
+                attend_case(ops, formats[f], check_dims[d], check_groups[c % 7], counts[c], RANDOM, RANDOM, 1 + c);
+            for (int g = 0; g < 7; g++)
+                attend_case(ops, formats[f], check_dims[d], check_groups[g], 37, RANDOM, RANDOM, 7);
+            for (int kind = 0; kind < KINDS; kind++)
+                attend_case(ops, formats[f], check_dims[d], 2, 33, (kind_t)kind, RANDOM, 5);
+        }
+        attend_case(ops, formats[f], 128, 4, 2001, RANDOM, RANDOM, 300);
+    }
+}
+TEST_LEVELS(attention, attend_each)
 
 /* Logits in the thousands: one record has all the weight, first or last, and nothing overflows. */
 static void sharp(const lode_ops_t *ops)
