@@ -14,9 +14,9 @@ void lode_rotate_queries(const lode_step_state_t *step, const lode_step_stream_t
     lode_cluster_h cluster = step->cluster;
     uint32_t dim = cluster->geometry.head_dim, group = cluster->group;
     memcpy(q, stream->q + ((size_t)row * cluster->query_heads + (size_t)head * group) * dim, sizeof *q * group * dim);
-    if (seen->angles == SIZE_MAX)
+    if (seen->angles == UINT32_MAX)
         return;
-    const float *cosine = (const float *)step->angles.data + seen->angles;
+    const float *cosine = (const float *)step->angles.table.data + (size_t)seen->angles * dim;
     cluster->ops->rotate(q, group, dim, cosine, cosine + dim / 2);
 }
 

@@ -205,6 +205,11 @@ static sizes_t count_tables(const lode_step_state_t *step)
     return n;
 }
 
+static size_t angles_bytes(const lode_step_state_t *step)
+{
+    return (size_t)step->angles.count * step->cluster->geometry.head_dim * sizeof(float);
+}
+
 /* Bytes of the arrays that are copied to the device, each rounded up as a ticket does. */
 static size_t table_bytes(const lode_step_state_t *step, const lode_gpu_plan_t *plan, const sizes_t *n)
 {
@@ -215,8 +220,7 @@ static size_t table_bytes(const lode_step_state_t *step, const lode_gpu_plan_t *
            n->choices * sizeof(lode_device_choice_t) + n->pieces * sizeof(lode_device_piece_t) +
            n->parts * sizeof(lode_device_part_t) + rows * sizeof(lode_device_row_t) +
            rows * step->cluster->heads * sizeof(lode_device_chosen_t) +
-           (formats + 1) * step->block_count * sizeof(lode_device_block_t) + step->angles_used * sizeof(float) +
-           arrays * 64;
+           (formats + 1) * step->block_count * sizeof(lode_device_block_t) + angles_bytes(step) + arrays * 64;
 }
 
 /* Where a piece of the ticket will lie on the device. */
@@ -234,11 +238,6 @@ static void *take(lode_step_state_t *step, size_t bytes)
 
 /* ------------------------------------------------------------------ scoring */
 
-static uint32_t angles_of(const lode_step_state_t *step, const lode_seen_block_t *seen)
-{
-    return seen->angles == SIZE_MAX ? UINT32_MAX : (uint32_t)(seen->angles / step->cluster->geometry.head_dim);
-}
-
 /* Queries of a (span, head) for one block: its rows' heads, or each row's mean. */
 static uint32_t add_queries(const lode_step_state_t *step, const lode_span_t *span, const lode_seen_block_t *seen,
                             uint32_t head, lode_device_query_t *out)
@@ -253,7 +252,7 @@ static uint32_t add_queries(const lode_step_state_t *step, const lode_span_t *sp
                                                       cluster->query_heads +
                                                   head * cluster->group + g,
                                              .count = count,
-                                             .angles = angles_of(step, seen),
+                                             .angles = seen->angles,
                                              .mean = mean ? mean + (size_t)head * cluster->geometry.head_dim : NULL,
                                              .transform = lode_gpu_transform_of(step, block, head)};
     return n;
@@ -437,7 +436,7 @@ static lode_device_part_t part_of(const lode_step_state_t *step, const lode_step
     return (lode_device_part_t){.first_token = seen->first_token,
                                 .block = place_of(step, seen->index),
                                 .visible = (uint32_t)lode_visible(seen, at->tokens, position),
-                                .angles = angles_of(step, seen),
+                                .angles = seen->angles,
                                 .tail_tokens = (uint32_t)in_tail,
                                 .tail = in_tail ? layer->tail.data : NULL};
 }
@@ -505,9 +504,10 @@ static void fill_all_blocks(lode_step_state_t *step)
 
 static void fill_angles(lode_step_state_t *step)
 {
-    float *angles = take(step, step->angles_used * sizeof *angles);
-    if (step->angles_used)
-        memcpy(angles, step->angles.data, step->angles_used * sizeof *angles);
+    size_t bytes = angles_bytes(step);
+    void *angles = take(step, bytes);
+    if (bytes)
+        memcpy(angles, step->angles.table.data, bytes);
     step->cluster->gpu->plan.angles = there(step, angles);
 }
 

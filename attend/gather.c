@@ -7,7 +7,7 @@
 
 #include "attend/step.h"
 
-/* Attend over n records of one block, in the lane's pointers. part: (G, D), part_lse: (G) */
+/* Attend over n records of one block. part: (G, D), part_lse: (G) */
 static void attend_records(const lode_step_state_t *step, const lode_step_stream_t *stream,
                            const lode_seen_block_t *seen, lode_format_t format, uint32_t row, uint32_t head,
                            const uint8_t *const *records, size_t n, lode_lane_t *lane, float *part, float *part_lse)
@@ -47,16 +47,17 @@ const uint32_t *lode_lower_bound(const uint32_t *tokens, const uint32_t *end, ui
 
 /* ----------------------------------------------------------------- portions */
 
-/* What one row and KV head attends to in a run of pages, and how far it has been cut into portions. */
+/* What one row and KV head attends to in a tile: how far its runs of pages have been cut into portions. */
 typedef struct cutting {
     const lode_tile_t *tile;
     const lode_step_stream_t *stream;
-    const lode_seen_block_t *seen;
-    const lode_step_block_t *block;
     const lode_chosen_t *chosen;
     uint32_t row, head;
+    uint32_t run; /* it stands in: something of it is left, or there are no more runs */
+    const lode_seen_block_t *seen;
+    const lode_step_block_t *block;
     const uint32_t *tokens, *tokens_end; /* chosen ones that are left */
-    uint64_t token, token_end;           /* if all are: of the block, from the first that is left; whole pages before */
+    uint64_t token, token_end;           /* if all are: of the block, from the first that is left */
 } cutting_t;
 
 static const lode_step_stream_t *stream_of_row(const lode_step_state_t *step, uint32_t row)
@@ -67,103 +68,166 @@ static const lode_step_stream_t *stream_of_row(const lode_step_state_t *step, ui
     return lode_stream_at(step, s);
 }
 
-/* @p item: the step's rows by its heads. */
-static cutting_t cutting_of(const lode_step_state_t *step, const lode_tile_t *tile, uint32_t item)
+/* lode_lower_bound() in a row's chosen tokens, for one that is likely to be near @p near. */
+static const uint32_t *find_near(const uint32_t *first, const uint32_t *near, const uint32_t *end, uint64_t token)
 {
-    uint32_t row = item / step->cluster->heads, head = item % step->cluster->heads;
-    const lode_step_stream_t *stream = stream_of_row(step, row);
-    return (cutting_t){.tile = tile,
-                       .stream = stream,
-                       .chosen = lode_chosen_at(step, row, head),
-                       .row = row - (uint32_t)stream->first_row,
-                       .head = head};
+    size_t reach = 1;
+    if (near > first && near[-1] >= token)
+        return lode_lower_bound(first, near, token);
+    while (reach < (size_t)(end - near) && near[reach] < token)
+        reach *= 2;
+    return lode_lower_bound(near, reach < (size_t)(end - near) ? near + reach : end, token);
 }
 
-/* Begin with a run. @return whether the stream sees its block. */
-static bool begin_run(const lode_step_state_t *step, const lode_run_t *run, cutting_t *c)
+/* What the row has chosen of the run that it stands in. */
+static void find_chosen(const lode_step_state_t *step, cutting_t *c)
 {
+    const uint32_t *chosen = (const uint32_t *)step->tokens.data + c->chosen->start, *end = chosen + c->chosen->count;
+    const uint32_t *near = c->tokens_end ? c->tokens_end : chosen;
+    c->tokens = find_near(chosen, near, end, c->seen->first_token + c->token);
+    c->tokens_end = find_near(chosen, c->tokens, end, c->seen->first_token + c->token_end);
+}
+
+/* @return whether anything is left of the run */
+static bool begin_run(const lode_step_state_t *step, cutting_t *c)
+{
+    const lode_run_t *run = (const lode_run_t *)c->tile->runs.data + c->run;
     size_t s = (size_t)(c->stream - lode_stream_at(step, 0));
     uint32_t at = ((const uint32_t *)step->seen_at.data)[s * step->block_count + run->block];
     if (at == UINT32_MAX)
         return false;
     c->seen = (const lode_seen_block_t *)step->seen.data + at;
     c->block = lode_step_block_at(step, run->block);
-    uint64_t begin = (uint64_t)run->page_begin * LODE_PAGE_TOKENS, end = (uint64_t)run->page_end * LODE_PAGE_TOKENS;
+    uint64_t end = (uint64_t)run->page_end * LODE_PAGE_TOKENS;
     uint64_t tokens =
         c->chosen->all ? lode_visible(c->seen, c->block->tokens, c->stream->position + c->row) : c->block->tokens;
-    c->token = begin;
+    c->token = (uint64_t)run->page_begin * LODE_PAGE_TOKENS;
     c->token_end = end < tokens ? end : tokens;
-    if (!c->chosen->all) {
-        const uint32_t *chosen = (const uint32_t *)step->tokens.data + c->chosen->start;
-        c->tokens_end = chosen + c->chosen->count;
-        c->tokens = lode_lower_bound(chosen, c->tokens_end, c->seen->first_token + begin);
-        c->tokens_end = lode_lower_bound(c->tokens, c->tokens_end, c->seen->first_token + c->token_end);
-    }
-    return true;
+    if (c->chosen->all)
+        return c->token < c->token_end;
+    find_chosen(step, c);
+    return c->tokens < c->tokens_end;
+}
+
+static void reach_run(const lode_step_state_t *step, cutting_t *c)
+{
+    while (c->run < c->tile->run_count && !begin_run(step, c))
+        c->run++;
+}
+
+/* @p item: the step's rows by its heads. */
+static cutting_t cutting_of(const lode_step_state_t *step, const lode_tile_t *tile, uint32_t item)
+{
+    uint32_t row = item / step->cluster->heads, head = item % step->cluster->heads;
+    const lode_step_stream_t *stream = stream_of_row(step, row);
+    cutting_t c = {.tile = tile,
+                   .stream = stream,
+                   .chosen = lode_chosen_at(step, row, head),
+                   .row = row - (uint32_t)stream->first_row,
+                   .head = head};
+    reach_run(step, &c);
+    return c;
 }
 
 /* Whether anything is left. */
 static bool any_left(const cutting_t *c)
 {
-    return c->chosen->all ? c->token < c->token_end : c->tokens < c->tokens_end;
+    return c->run < c->tile->run_count;
 }
 
-/* Leave the next portion behind. */
-static void skip_portion(cutting_t *c)
-{
-    c->token += LODE_PORTION;
-    if (!c->chosen->all)
-        c->tokens += c->tokens_end - c->tokens < LODE_PORTION ? c->tokens_end - c->tokens : LODE_PORTION;
-}
-
-static const uint8_t *record_of(const lode_step_state_t *step, const lode_tile_t *tile, size_t mask, uint32_t bit)
+/* Pointers to the records of n chosen tokens. Where no other row wants more of a page, they follow one another. */
+static void collect_chosen(const lode_step_state_t *step, const cutting_t *c, size_t n, const uint8_t **pointers)
 {
     const uint64_t *wanted = step->wanted.data;
-    const uint32_t *first_record = step->first_record.data;
-    uint32_t before = (uint32_t)__builtin_popcountll(wanted[mask] & (((uint64_t)1 << bit) - 1));
-    return ((const uint8_t **)tile->records.data)[first_record[mask] + before];
-}
-
-/* Pointers to the records of the next portion. */
-static size_t collect_chosen(const lode_step_state_t *step, const cutting_t *c, const uint8_t **pointers)
-{
-    size_t n = 0;
-    for (const uint32_t *at = c->tokens; at < c->tokens_end && n < LODE_PORTION; at++) {
-        uint64_t token = *at - c->seen->first_token;
-        size_t mask = lode_mask_at(step, c->block, (uint32_t)(token / LODE_PAGE_TOKENS), c->head);
-        pointers[n++] = record_of(step, c->tile, mask, token % LODE_PAGE_TOKENS);
+    for (const uint32_t *at = c->tokens, *end = at + n; at < end;) {
+        uint64_t mine = 0, page = (*at - c->seen->first_token) / LODE_PAGE_TOKENS;
+        uint64_t first = c->seen->first_token + page * LODE_PAGE_TOKENS;
+        for (; at < end && *at < first + LODE_PAGE_TOKENS; at++)
+            mine |= (uint64_t)1 << (*at - first);
+        size_t mask = lode_mask_at(step, c->block, (uint32_t)page, c->head);
+        const uint8_t **record = (const uint8_t **)c->tile->records.data + ((uint32_t *)step->first_record.data)[mask];
+        for (uint64_t all = wanted[mask]; mine; all &= all - 1, record++)
+            if (mine & all & -all) {
+                *pointers++ = *record;
+                mine &= mine - 1;
+            }
     }
-    return n;
 }
 
 /* All of a row's visible tokens are wanted, so their records follow one another page by page. */
-static size_t collect_all(const lode_step_state_t *step, const cutting_t *c, const uint8_t **pointers)
+static void collect_all(const lode_step_state_t *step, const cutting_t *c, size_t n, const uint8_t **pointers)
 {
     const uint32_t *first_record = step->first_record.data;
-    size_t n = 0;
-    for (uint64_t token = c->token; token < c->token_end && n < LODE_PORTION; token += LODE_PAGE_TOKENS) {
-        size_t count = c->token_end - token < LODE_PAGE_TOKENS ? c->token_end - token : LODE_PAGE_TOKENS;
+    for (uint64_t token = c->token, end = token + n; token < end;) {
+        uint64_t before = token % LODE_PAGE_TOKENS, left = LODE_PAGE_TOKENS - before;
+        size_t count = end - token < left ? end - token : left;
         size_t mask = lode_mask_at(step, c->block, (uint32_t)(token / LODE_PAGE_TOKENS), c->head);
-        memcpy(pointers + n, (const uint8_t **)c->tile->records.data + first_record[mask], count * sizeof *pointers);
-        n += count;
+        memcpy(pointers, (const uint8_t **)c->tile->records.data + first_record[mask] + before,
+               count * sizeof *pointers);
+        pointers += count;
+        token += count;
     }
+}
+
+/* Take at most `room` records from the run; those of its block are number `turn` in the lane. NULL: leave them behind.
+ */
+static size_t take_of_run(const lode_step_state_t *step, cutting_t *c, size_t room, uint16_t turn, size_t at,
+                          lode_lane_t *lane)
+{
+    bool all = c->chosen->all;
+    size_t left = all ? c->token_end - c->token : (size_t)(c->tokens_end - c->tokens), n = left < room ? left : room;
+    if (lane) {
+        if (all)
+            collect_all(step, c, n, lane->pointers + at);
+        else
+            collect_chosen(step, c, n, lane->pointers + at);
+        for (size_t i = at; i < at + n; i++)
+            lane->turns[i] = turn;
+        lane->seen[turn] = c->seen;
+    }
+    if (all)
+        c->token += n;
+    else
+        c->tokens += n;
+    if (n < left)
+        return n;
+    c->run++;
+    reach_run(step, c);
+    return n;
+}
+
+/* The next portion's records go to the lane, or, without one, are left behind. @return how many, of how many blocks */
+static size_t next_portion(const lode_step_state_t *step, cutting_t *c, lode_lane_t *lane, uint32_t *blocks)
+{
+    size_t n = 0;
+    for (*blocks = 0; any_left(c) && n < LODE_PORTION && *blocks < LODE_PORTION_BLOCKS; ++*blocks)
+        n += take_of_run(step, c, LODE_PORTION - n, (uint16_t)*blocks, n, lane);
     return n;
 }
 
 /* Attend over the next portion. @return records attended over; 0 leaves the part as it is. */
-static size_t attend_portion(const lode_step_state_t *step, const cutting_t *c, lode_lane_t *lane, float *part,
+static size_t attend_portion(const lode_step_state_t *step, cutting_t *c, lode_lane_t *lane, float *part,
                              float *part_lse, uint64_t *lost)
 {
+    lode_cluster_h cluster = step->cluster;
     uint64_t begin = lode_now_ns();
-    size_t n = c->chosen->all ? collect_all(step, c, lane->pointers) : collect_chosen(step, c, lane->pointers),
-           kept = n;
+    uint32_t blocks, dim = cluster->geometry.head_dim;
+    lode_format_t format = c->block->block->info.format; /* a tile has records of one format */
+    size_t n = next_portion(step, c, lane, &blocks), kept = n;
     if (c->tile->lost)
-        kept = lode_leave_out_lost(lane->pointers, n);
+        kept = lode_leave_out_lost(lane->pointers, lane->turns, n);
     *lost += n - kept;
-    lane->stage_ns[LODE_STAGE_ATTEND] += lode_now_ns() - begin;
-    if (kept)
-        attend_records(step, c->stream, c->seen, c->block->block->info.format, c->row, c->head, lane->pointers, kept,
-                       lane, part, part_lse);
+    uint64_t collected = lode_now_ns(), rotated = collected;
+    if (kept) {
+        float *q = lane->turned.data;
+        for (uint32_t i = 0; i < blocks; i++)
+            lode_rotate_queries(step, c->stream, lane->seen[i], c->row, c->head, q + (size_t)i * cluster->group * dim);
+        rotated = lode_now_ns();
+        cluster->ops->attend_each(format, dim, cluster->group, lane->pointers, blocks > 1 ? lane->turns : NULL, kept, q,
+                                  blocks, part, part_lse);
+    }
+    lane->stage_ns[LODE_STAGE_ROTATE] += rotated - collected;
+    lane->stage_ns[LODE_STAGE_ATTEND] += collected - begin + lode_now_ns() - rotated;
     return kept;
 }
 
@@ -177,17 +241,11 @@ static uint64_t *lost_of(const lode_step_state_t *step, uint32_t item)
 /* One thread attends over all that a row and head wants of the tile. */
 static void attend_whole(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
 {
-    const lode_tile_t *tile = context;
-    const lode_run_t *runs = tile->runs.data;
     float part[LODE_MAX_GROUP * LODE_MAX_DIM], part_lse[LODE_MAX_GROUP];
-    cutting_t c = cutting_of(step, tile, item);
-    for (uint32_t r = 0; r < tile->run_count; r++) {
-        if (!begin_run(step, &runs[r], &c))
-            continue;
-        for (; any_left(&c); skip_portion(&c))
-            if (attend_portion(step, &c, lane, part, part_lse, lost_of(step, item)))
-                merge_part(step, c.stream, c.row, c.head, part, part_lse, lane);
-    }
+    cutting_t c = cutting_of(step, context, item);
+    while (any_left(&c))
+        if (attend_portion(step, &c, lane, part, part_lse, lost_of(step, item)))
+            merge_part(step, c.stream, c.row, c.head, part, part_lse, lane);
 }
 
 /* A portion of a row and head that threads share, before it is merged. */
@@ -202,18 +260,15 @@ typedef struct part {
 
 static lode_status_t cut_item(lode_step_state_t *step, const lode_tile_t *tile, uint32_t item, uint32_t *count)
 {
-    const lode_run_t *runs = tile->runs.data;
     cutting_t c = cutting_of(step, tile, item);
-    for (uint32_t r = 0; r < tile->run_count; r++) {
-        if (!begin_run(step, &runs[r], &c))
-            continue;
-        for (; any_left(&c); skip_portion(&c)) {
-            LODE_TRY(lode_buffer_extend(&step->parts, (*count + 1) * sizeof(part_t), *count * sizeof(part_t)));
-            part_t *part = (part_t *)step->parts.data + (*count)++;
-            part->at = c;
-            part->item = item;
-            part->lost = 0;
-        }
+    uint32_t blocks;
+    while (any_left(&c)) {
+        LODE_TRY(lode_buffer_extend(&step->parts, (*count + 1) * sizeof(part_t), *count * sizeof(part_t)));
+        part_t *part = (part_t *)step->parts.data + (*count)++;
+        part->at = c;
+        part->item = item;
+        part->lost = 0;
+        next_portion(step, &c, NULL, &blocks);
     }
     return LODE_OK;
 }
@@ -242,6 +297,10 @@ lode_status_t lode_tile_attend(lode_step_state_t *step, const lode_tile_t *tile)
 {
     uint32_t items = (uint32_t)step->rows * step->cluster->heads, whole = lode_step_whole_items(step, items), parts = 0;
     uint64_t bytes = tile->record_count * tile->fetch.record_bytes;
+    uint32_t blocks = tile->run_count < LODE_PORTION_BLOCKS ? tile->run_count : LODE_PORTION_BLOCKS;
+    for (uint32_t i = 0; i < step->lane_count; i++)
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].turned, (size_t)blocks * step->cluster->group *
+                                                                 step->cluster->geometry.head_dim * sizeof(float)));
     for (uint32_t item = whole; item < items; item++)
         LODE_TRY(cut_item(step, tile, item, &parts));
     lode_step_share(step, whole, bytes, attend_whole, (void *)(uintptr_t)tile);

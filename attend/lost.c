@@ -91,12 +91,14 @@ lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile)
     return LODE_OK;
 }
 
-size_t lode_leave_out_lost(const uint8_t **records, size_t n)
+size_t lode_leave_out_lost(const uint8_t **records, uint16_t *turns, size_t n)
 {
     size_t kept = 0;
     for (size_t i = 0; i < n; i++)
-        if (records[i])
+        if (records[i]) {
+            turns[kept] = turns[i];
             records[kept++] = records[i];
+        }
     return kept;
 }
 

@@ -37,7 +37,6 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->blocks,
                                 &step->seen,
                                 &step->seen_at,
-                                &step->angles,
                                 &step->queries,
                                 &step->lse,
                                 &step->spans,
@@ -62,6 +61,7 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->tiles[1].owners_at};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         lode_buffer_free(buffers[i]);
+    lode_angles_free(&step->angles);
     lode_lanes_destroy(step);
     free(step);
     *state = NULL;
@@ -241,29 +241,23 @@ static lode_status_t lay_out_stream(lode_step_state_t *step, lode_step_stream_t 
     return LODE_OK;
 }
 
-/* Cosines and sines for each distinct offset of a stream, in view order. */
+/* A GPU is sent all that is kept, so not much more than the step needs. */
 static lode_status_t lay_out_angles(lode_step_state_t *step)
 {
+    enum { KEPT = 1 << 14 };
     uint32_t dim = step->cluster->geometry.head_dim;
-    size_t used = 0, most = 0;
+    size_t most = 0;
     for (uint32_t s = 0; s < step->stream_count; s++)
         most += lode_stream_at(step, s)->in->view->count;
-    LODE_TRY(lode_buffer_reserve(&step->angles, most * dim * sizeof(float)));
+    LODE_TRY(lode_angles_begin(&step->angles, dim, most, 2 * most + (step->on_device ? 0 : KEPT)));
     for (uint32_t s = 0; s < step->stream_count; s++) {
         const lode_step_stream_t *stream = lode_stream_at(step, s);
         for (uint32_t i = 0; i < stream->in->view->count; i++) {
             lode_seen_block_t *seen = lode_seen_at(step, stream, i);
-            const lode_seen_block_t *before = i ? seen - 1 : NULL;
-            seen->angles = before && before->offset == seen->offset ? before->angles : SIZE_MAX;
-            if (seen->offset == 0 || seen->angles != SIZE_MAX)
-                continue;
-            seen->angles = used;
-            float *cosine = (float *)step->angles.data + used;
-            lode_rope_angles(step->cluster->freq, dim, -seen->offset, cosine, cosine + dim / 2);
-            used += dim;
+            seen->angles =
+                seen->offset == 0 ? UINT32_MAX : lode_angles_of(&step->angles, step->cluster->freq, dim, seen->offset);
         }
     }
-    step->angles_used = used;
     return LODE_OK;
 }
 

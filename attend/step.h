@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /**
  * @file step.h
- * @brief The working state of a step, shared by step.c, team.c, choose.c, plan.c and gather.c.
+ * @brief The working state of a step, shared by step.c, angles.c, team.c, choose.c, plan.c and gather.c.
  *
  * A *row* is one new token of one stream. What rows want is gathered in `wanted`: one 64-bit mask a
  * (block, page, head), a bit a token, so a record wanted by many rows is fetched once.
@@ -11,6 +11,7 @@
 
 #include <math.h>
 
+#include "attend/angles.h"
 #include "attend/inside.h"
 #include "landmarks/index.h"
 
@@ -28,7 +29,7 @@ typedef struct lode_seen_block {
     uint32_t index;       /**< in the step's blocks */
     int64_t offset;       /**< view position of its token 0 */
     uint64_t first_token; /**< view-token index of its token 0 (tokens in pages only) */
-    size_t angles;        /**< cosines and sines (D/2 each) of a rotation by −offset; SIZE_MAX: none */
+    uint32_t angles;      /**< in the step's angles: of a rotation by −offset; UINT32_MAX: none */
 } lode_seen_block_t;
 
 typedef struct lode_step_stream {
@@ -91,8 +92,8 @@ typedef struct lode_slice {
 enum { LODE_SLICE = 8192 };
 #define LODE_SLICE_SHARED UINT32_MAX
 
-/** Records that are attended over at once; fixed for the same reason. */
-enum { LODE_PORTION = 2048 };
+/** Records that are attended over at once, and blocks that they are of at most; fixed for the same reason. */
+enum { LODE_PORTION = 2048, LODE_PORTION_BLOCKS = 128 };
 
 /** What one thread of a step works with. */
 typedef struct lode_lane {
@@ -104,7 +105,10 @@ typedef struct lode_lane {
     lode_buffer_t notes;          /**< of scores: see lode_notes_t */
     size_t notes_room;
     lode_buffer_t index_parts, index_queries, index_work; /**< lode_index_part_t a block of a view, its queries */
-    const uint8_t *pointers[LODE_PORTION];
+    const uint8_t *pointers[LODE_PORTION];                /**< of a portion */
+    uint16_t turns[LODE_PORTION];                         /**< of each record: which of the portion's blocks it is of */
+    const lode_seen_block_t *seen[LODE_PORTION_BLOCKS];
+    lode_buffer_t turned; /**< float (blocks of a portion, G, D): queries as each meets them */
     lode_scorer_t scorer;
     uint32_t prepared_item, prepared_span, prepared_piece; /**< what the scorer is ready for */
     uint64_t stage_ns[LODE_STAGE_COUNT];
@@ -141,9 +145,9 @@ struct lode_step_state {
     size_t rows;
     bool keep_hot; /**< what is fetched fits the hot cache */
     lode_buffer_t streams, blocks, seen,
-        seen_at; /**< seen_at: uint32_t (streams, blocks), index in seen, UINT32_MAX: none */
-    lode_buffer_t angles, queries, lse;
-    size_t angles_used; /**< floats */
+        seen_at;          /**< seen_at: uint32_t (streams, blocks), index in seen, UINT32_MAX: none */
+    lode_angles_t angles; /**< of this step's offsets, and of others */
+    lode_buffer_t queries, lse;
     lode_lane_t *lanes; /**< (threads) */
     uint32_t lane_count;
     lode_buffer_t spans, pieces, bundles; /**< of this step */
@@ -230,8 +234,8 @@ void lode_item_lose(void *context, const lode_fetch_item_t *item);
 lode_status_t lode_tile_check_lost(lode_step_state_t *step, lode_tile_t *tile);
 /** Count an item that is lost among what rows have lost; as on the CPU, where attention counts. */
 void lode_item_count_lost(lode_step_state_t *step, const lode_fetch_item_t *item);
-/** Close the gaps that lost records leave among n. @return how many are left */
-size_t lode_leave_out_lost(const uint8_t **records, size_t n);
+/** Close the gaps that lost records leave among n, and in what goes with each. @return how many are left */
+size_t lode_leave_out_lost(const uint8_t **records, uint16_t *turns, size_t n);
 /** Tell a stream its lost_share. */
 void lode_lost_shares(const lode_step_state_t *step, const lode_step_stream_t *stream);
 /** First of some ascending tokens that is not below @p token. (gather.c) */

@@ -261,6 +261,88 @@ static void dense_is_near_higgs4(void)
     dense_case(128, LODE_FORMAT_HIGGS4, 0.15, NULL);
 }
 
+/* What a head's chosen tokens alone would give it. @p tokens: ascending view-token indices, all in pages. */
+static void check_chosen(const model_block_t *models, uint32_t count, uint32_t dim, uint32_t head, const float *q,
+                         const float *out, const uint32_t *tokens, uint64_t chosen)
+{
+    model_block_t left[256];
+    double expected[QUERY_HEADS * LODE_MAX_DIM], expected_lse[QUERY_HEADS];
+    size_t row = (size_t)KV_HEADS * dim;
+    float *k = keep((chosen + 1) * row * sizeof *k), *v = keep((chosen + 1) * row * sizeof *v);
+    uint64_t next = 0, first = 0;
+    for (uint32_t b = 0; b < count; first += models[b++].tokens) {
+        left[b] = (model_block_t){k + next * row, v + next * row, 0, models[b].offset};
+        for (; next < chosen && tokens[next] < first + models[b].tokens; next++, left[b].tokens++) {
+            memcpy(k + next * row, models[b].k + (tokens[next] - first) * row, row * sizeof *k);
+            memcpy(v + next * row, models[b].v + (tokens[next] - first) * row, row * sizeof *v);
+        }
+    }
+    reference(left, count, dim, INT64_MAX / 2, q, expected, expected_lse);
+    double error = relative_error(out + head * GROUP * dim, expected + head * GROUP * dim, GROUP * dim);
+    CHECK(next == chosen && error <= 2e-5, "relative error %g over %llu tokens", error, (unsigned long long)chosen);
+}
+
+/*
+ * Many short blocks, more than are attended over at once: at offsets that some share, one after another, and shuffled;
+ * two views in a step, which stands elsewhere from step to step.
+ */
+static void short_blocks(lode_cluster_h cluster, uint32_t dim)
+{
+    enum { COUNT = 140, RANGE = 110, STEPS = 4 };
+    static const uint32_t strides[3] = {1, 17, 139}; /* orders of the views */
+    uint64_t lengths[COUNT];
+    lode_block_h blocks[COUNT], ordered[COUNT];
+    model_block_t models[COUNT], seen[3][COUNT];
+    lode_view_h views[3][2];
+    for (uint32_t b = 0; b < COUNT; b++)
+        lengths[b] = b % 20 ? 3 + lode_mix(7, b) % 12 * 3 : 100;
+    make_documents(cluster, COUNT, lengths, dim, LODE_FORMAT_BF16, "landmark2", blocks, models);
+    for (int i = 0; i < 3; i++) {
+        int64_t offsets[COUNT], end = 0;
+        for (uint32_t b = 0; b < COUNT; b++) {
+            uint32_t at = b * strides[i] % COUNT;
+            offsets[b] = i == 1 ? end : RANGE - (int64_t)lengths[at]; /* shared: all end right before the question */
+            end += (int64_t)lengths[at];
+            ordered[b] = blocks[at];
+            seen[i][b] = models[at];
+            seen[i][b].offset = offsets[b];
+        }
+        lode_view_params_t params = {ordered, offsets, COUNT, -1, i != 1, DENSE};
+        MUST(lode_view_create(cluster, &params, &views[i][0]));
+        params.policy = (lode_policy_t){.budget_share = 0.2, .sinks = 4, .window = 20};
+        MUST(lode_view_create(cluster, &params, &views[i][1]));
+    }
+    for (int step = 0; step < STEPS; step++)
+        for (int sparse = 0; sparse < 2; sparse++) {
+            float out[2][QUERY_HEADS * LODE_MAX_DIM], lse[2][QUERY_HEADS];
+            lode_stream_t streams[2];
+            for (int s = 0; s < 2; s++)
+                streams[s] = (lode_stream_t){.view = views[(step + s) % 3][sparse],
+                                             .tokens = 1,
+                                             .position = 10000 + step,
+                                             .dtype = LODE_FP32,
+                                             .q = tensor(2000 + 2 * step + s, (size_t)QUERY_HEADS * dim),
+                                             .out = out[s],
+                                             .lse = lse[s]};
+            MUST(lode_step(cluster, 0, streams, 2, NULL));
+            for (int s = 0; s < 2; s++) {
+                const model_block_t *view = seen[(step + s) % 3];
+                if (!sparse)
+                    check_token(view, COUNT, dim, 10000 + step, streams[s].q, out[s], lse[s], 2e-5);
+                for (uint32_t h = 0; sparse && h < KV_HEADS; h++) {
+                    const uint32_t *chosen;
+                    uint64_t count;
+                    MUST(lode_step_selection(cluster, s, 0, h, &chosen, &count));
+                    check_chosen(view, COUNT, dim, h, streams[s].q, out[s], chosen, count);
+                }
+            }
+        }
+    for (int i = 0; i < 3; i++)
+        for (int sparse = 0; sparse < 2; sparse++)
+            MUST(lode_view_destroy(&views[i][sparse]));
+    close_blocks(blocks, COUNT);
+}
+
 /* The same block at other offsets: what a copy rotated there would give. */
 static void offsets_rotate_queries_only(void)
 {
@@ -289,6 +371,15 @@ static void offsets_rotate_queries_only(void)
         MUST(lode_view_destroy(&view));
     }
     close_blocks(blocks, 2);
+    MUST(lode_cluster_leave(&cluster));
+    agree();
+}
+
+Test(attend, short_blocks_stand_anywhere)
+{
+    lode_geometry_t geometry = geometry_of(1, 64);
+    lode_cluster_h cluster = join(&geometry, NULL);
+    short_blocks(cluster, 64);
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
