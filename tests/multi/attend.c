@@ -286,17 +286,19 @@ static void check_chosen(const model_block_t *models, uint32_t count, uint32_t d
  * Many short blocks, more than are attended over at once: at offsets that some share, one after another, and shuffled;
  * two views in a step, which stands elsewhere from step to step.
  */
-static void short_blocks(lode_cluster_h cluster, uint32_t dim)
+static void short_blocks_stand_anywhere(void)
 {
-    enum { COUNT = 140, RANGE = 110, STEPS = 4 };
+    enum { COUNT = 140, RANGE = 110, STEPS = 4, DIM = 64 };
     static const uint32_t strides[3] = {1, 17, 139}; /* orders of the views */
+    lode_geometry_t geometry = geometry_of(1, DIM);
+    lode_cluster_h cluster = join(&geometry, NULL);
     uint64_t lengths[COUNT];
     lode_block_h blocks[COUNT], ordered[COUNT];
     model_block_t models[COUNT], seen[3][COUNT];
     lode_view_h views[3][2];
     for (uint32_t b = 0; b < COUNT; b++)
         lengths[b] = b % 20 ? 3 + lode_mix(7, b) % 12 * 3 : 100;
-    make_documents(cluster, COUNT, lengths, dim, LODE_FORMAT_BF16, "landmark2", blocks, models);
+    make_documents(cluster, COUNT, lengths, DIM, LODE_FORMAT_BF16, "landmark2", blocks, models);
     for (int i = 0; i < 3; i++) {
         int64_t offsets[COUNT], end = 0;
         for (uint32_t b = 0; b < COUNT; b++) {
@@ -314,26 +316,26 @@ static void short_blocks(lode_cluster_h cluster, uint32_t dim)
     }
     for (int step = 0; step < STEPS; step++)
         for (int sparse = 0; sparse < 2; sparse++) {
-            float out[2][QUERY_HEADS * LODE_MAX_DIM], lse[2][QUERY_HEADS];
+            float out[2][QUERY_HEADS * DIM], lse[2][QUERY_HEADS];
             lode_stream_t streams[2];
             for (int s = 0; s < 2; s++)
                 streams[s] = (lode_stream_t){.view = views[(step + s) % 3][sparse],
                                              .tokens = 1,
                                              .position = 10000 + step,
                                              .dtype = LODE_FP32,
-                                             .q = tensor(2000 + 2 * step + s, (size_t)QUERY_HEADS * dim),
+                                             .q = tensor(2000 + 2 * step + s, (size_t)QUERY_HEADS * DIM),
                                              .out = out[s],
                                              .lse = lse[s]};
             MUST(lode_step(cluster, 0, streams, 2, NULL));
             for (int s = 0; s < 2; s++) {
                 const model_block_t *view = seen[(step + s) % 3];
                 if (!sparse)
-                    check_token(view, COUNT, dim, 10000 + step, streams[s].q, out[s], lse[s], 2e-5);
+                    check_token(view, COUNT, DIM, 10000 + step, streams[s].q, out[s], lse[s], 2e-5);
                 for (uint32_t h = 0; sparse && h < KV_HEADS; h++) {
                     const uint32_t *chosen;
                     uint64_t count;
                     MUST(lode_step_selection(cluster, s, 0, h, &chosen, &count));
-                    check_chosen(view, COUNT, dim, h, streams[s].q, out[s], chosen, count);
+                    check_chosen(view, COUNT, DIM, h, streams[s].q, out[s], chosen, count);
                 }
             }
         }
@@ -341,6 +343,8 @@ static void short_blocks(lode_cluster_h cluster, uint32_t dim)
         for (int sparse = 0; sparse < 2; sparse++)
             MUST(lode_view_destroy(&views[i][sparse]));
     close_blocks(blocks, COUNT);
+    MUST(lode_cluster_leave(&cluster));
+    agree();
 }
 
 /* The same block at other offsets: what a copy rotated there would give. */
@@ -371,15 +375,6 @@ static void offsets_rotate_queries_only(void)
         MUST(lode_view_destroy(&view));
     }
     close_blocks(blocks, 2);
-    MUST(lode_cluster_leave(&cluster));
-    agree();
-}
-
-Test(attend, short_blocks_stand_anywhere)
-{
-    lode_geometry_t geometry = geometry_of(1, 64);
-    lode_cluster_h cluster = join(&geometry, NULL);
-    short_blocks(cluster, 64);
     MUST(lode_cluster_leave(&cluster));
     agree();
 }
@@ -967,6 +962,7 @@ int main(int argc, char **argv)
         CASE(dense_is_near_fp8),
         CASE(dense_is_near_higgs4),
         CASE(offsets_rotate_queries_only),
+        CASE(short_blocks_stand_anywhere),
         CASE(generated_tokens_are_attended),
         CASE(sparse_tokens_together_as_alone),
         CASE(sparse_chunks_and_mean_query),
