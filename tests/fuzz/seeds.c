@@ -130,9 +130,18 @@ static void save_session(void)
     Lodemark__BlockCreate create = LODEMARK__BLOCK_CREATE__INIT;
     info.name = (char *)"document";
     create.info = &info;
+    create.draft = 1;
     call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_CREATE;
     call.block_create = &create;
     save_session_message("create", 0, 0, &call.base);
+
+    Lodemark__BlockMove move = LODEMARK__BLOCK_MOVE__INIT;
+    move.from = 1;
+    move.first = 64;
+    move.to = 2;
+    call.body_case = LODEMARK__SESSION_CALL__BODY_BLOCK_MOVE;
+    call.block_move = &move;
+    save_session_message("move", 0, 0, &call.base);
 
     uint32_t blocks[] = {1, 2};
     int64_t offsets[] = {0, LODE_OFFSET_AFTER};
