@@ -341,7 +341,8 @@ LODE_API lode_status_t lode_block_crop(lode_block_h block, uint64_t tokens);
 LODE_API lode_status_t lode_block_move(lode_block_h from, uint64_t first, lode_block_h to);
 /** Free the block everywhere and close the handle. Views that list it return ::LODE_ERR_DROPPED from then on. */
 LODE_API lode_status_t lode_block_drop(lode_block_h *block);
-/** Close the handle; the block stays. A block that is closed unsealed by its writer loses its unfinished page. */
+/** Close the handle; the block stays. A block that is closed unsealed by its writer loses its unfinished page, a draft
+ * all of it. */
 LODE_API lode_status_t lode_block_close(lode_block_h *block);
 /** Tokens of one layer that this rank can attend to: the committed pages, and on the writer the tail as well. */
 LODE_API lode_status_t lode_block_tokens(lode_block_h block, uint32_t layer, uint64_t *tokens);
