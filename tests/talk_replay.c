@@ -88,10 +88,10 @@ static double attend_block(const replay_t *replay, uint32_t layer, uint32_t head
     double whole = 0;
     for (uint32_t t = 0; t < seen; t++) {
         size_t at = ((size_t)t * g->kv_heads + kv) * dim;
-        double weight = 0;
+        double parts[4] = {0}; /* four sums at once are quicker than one; head dims are multiples of 64 */
         for (uint32_t i = 0; i < dim; i++)
-            weight += q[i] * keys[at + i];
-        weight = exp(weight / sqrt(dim));
+            parts[i % 4] += q[i] * keys[at + i];
+        double weight = exp((parts[0] + parts[1] + parts[2] + parts[3]) / sqrt(dim));
         whole += weight;
         for (uint32_t i = 0; i < dim; i++)
             sums[i] += weight * block->values[layer][at + i];

@@ -750,9 +750,11 @@ static void try_tiny(job_t *job, lode_config_h config, const char *model, bool s
     open_reader(job, config, job->folder);
     if (job->rank == 0) {
         replays(job, shared ? "" : "?");
-        are_one_sequence(job);
         a_full_budget_is_dense(job);
         a_small_budget_is_of_documents_alone(job);
+    }
+    if (job->rank == 0 && job->ranks == 1) { /* for the rest documents might lie anywhere */
+        are_one_sequence(job);
         a_failed_step_leaves_nothing_behind(job);
         what_is_wrong_is_refused(job);
         if (shared)
