@@ -281,11 +281,20 @@ def ask_which(w, domain, kind, where, entities):
     return 'which', form.format(k=article(described(kind, where, domain))), numbers_of(entities, (kind, where))
 
 
+def request_begin(domain, kind, where):
+    return 'Request: list every %s that the documents describe.' % described(kind, where, domain)
+
+
 def request(domain, kind, where, asked):
     x, y = (domain['attributes'][i] for i in asked)
-    return ('Request: list every %s that the documents describe. Answer with a JSON list and nothing else. For each give an '
-            'object of three keys, all values strings: "name", "%s" (%s), "%s" (%s). Copy names and values as they are '
-            'written.' % (described(kind, where, domain), x['key'], x['asked'], y['key'], y['asked']))
+    return ('%s Answer with a JSON list and nothing else. For each give an object of three keys, all values strings: "name", '
+            '"%s" (%s), "%s" (%s). Copy names and values as they are written.'
+            % (request_begin(domain, kind, where), x['key'], x['asked'], y['key'], y['asked']))
+
+
+def ask_early(domain, asked_for, entities):
+    """A request of which the second half has not come yet: the documents can be found already."""
+    return 'which', request_begin(domain, *asked_for), numbers_of(entities, asked_for) + [(': [', None)]
 
 
 def escaped(text):
@@ -316,9 +325,9 @@ def numbers_for(r, n):
 
 def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), most_items=6, near_names=0.25):
     """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`."""
-    w = Words(rng, pieces, invented=rng.choice((0.3, 0.7, 1.0)))
+    w = Words(rng, pieces, invented=rng.choice((0.0, 0.15, 0.5, 1.0) if rng.random() < 0.5 else (0.0, 0.2)))
     r = rng
-    random_one = r.random() < (0.2 if task != 'json' else 0.15)
+    random_one = r.random() < (0.15 if task != 'json' else 0.1)
     d = random_scheme(w) if random_one else r.choice(TABLES['domains'])
     style = r.choice(styles)
     table = task == 'look' and r.random() < 0.07
@@ -415,7 +424,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
         for _ in range(questions):
             e = r.choice(entities)
             i = r.choice(sorted(e.told))
-            if numbered and not table and not e.split and r.random() < 0.08:
+            if numbered and not table and not e.split and r.random() < 0.05:
                 out.append(ask_number(w, e.number, e, i))
             else:
                 out.append(ask_look_up(w, e, i))
@@ -436,7 +445,7 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
     else:
         ordered = sorted((e for e in entities if e.item), key=lambda e: e.number)
         out.append(('json', request(d, target[0], target[1], asked), json_answer(ordered, target, asked)))
-        out.append(ask_which(w, d, target[0], target[1], ordered))
+        out.append(ask_early(d, target, ordered) if r.random() < 0.5 else ask_which(w, d, target[0], target[1], ordered))
         for _ in range(questions - 2):
             e = r.choice(entities)
             out.append(ask_look_up(w, e, r.choice(sorted(e.told))))

@@ -161,7 +161,7 @@ def options():
     p.add_argument('--seek', type=float, default=0.3, help='weight of the loss that shows where answers stand')
     p.add_argument('--seek-layers', type=int, nargs='+', default=None)
     p.add_argument('--save-every', type=float, default=180)
-    p.add_argument('--climb', type=float, default=0.85, help='share of right answers that ends a rung')
+    p.add_argument('--climb', type=float, default=0.75, help='share of right answers that ends a rung')
     p.add_argument('--compile', action='store_true')
     a = p.parse_args()
     if a.device == 'auto':
