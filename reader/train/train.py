@@ -221,7 +221,8 @@ def climb(state, rungs, batch, right, a):
     count, value = ema.get(name, (0, 0.0))
     value += (right - value) / min(count + 1, 12)
     ema[name] = (count + 1, value)
-    if count >= 10 and value > a.climb and rungs[task] + 1 < len(LADDER):
+    wanted = a.climb if batch['task'] != 'json' else a.climb / 3  # a list is long: it is seldom right to the letter
+    if count >= 10 and value > wanted and rungs[task] + 1 < len(LADDER):
         rungs[task] += 1
         state['rungs'] = list(rungs)
 
