@@ -130,8 +130,8 @@ typedef struct lode_talk *lode_talk_h;
  */
 
 /**
- * Begin a talk over the reader's listed documents, which may be none. Makes its blocks and puts the prompt into one. The
- * list must stay as it is until the end.
+ * Begin a talk over the reader's listed documents, which may be none. Makes its blocks and puts the prompt into one.
+ * The list must stay as it is until the end.
  * @param[in] prompts  borrowed until the end, as is what @p talking points to
  */
 lode_status_t lode_talk_begin(lode_reader_h reader, const lode_prompts_t *prompts, const lode_talking_t *talking,

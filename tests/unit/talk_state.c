@@ -41,8 +41,14 @@ static void step(const char *who, const char *thought, const char *word, bool ye
     char goes[8] = "";
     lode_talk_plan_t plan = lode_course_plan(&course);
     lode_talk_learnt_t learnt = {drawn(thought), drawn(word), yes};
-    snprintf(goes, sizeof goes, "%s%s%s%s", plan.input ? "i" : "", !plan.thinker ? "" : plan.thinker_again ? "T" : "t",
-             !plan.writer ? "" : plan.writer_again ? "W" : "w", plan.control ? "c" : "");
+    snprintf(goes, sizeof goes, "%s%s%s%s", plan.input ? "i" : "",
+             !plan.thinker        ? ""
+             : plan.thinker_again ? "T"
+                                  : "t",
+             !plan.writer        ? ""
+             : plan.writer_again ? "W"
+                                 : "w",
+             plan.control ? "c" : "");
     cr_assert(strcmp(goes, who) == 0, "line %d: \"%s\" go, not \"%s\"", line, goes, who);
     cr_assert(lode_plan_is_empty(&plan) == !*who);
     if (*who)
