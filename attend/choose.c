@@ -248,11 +248,14 @@ static uint64_t landmarks_of(const lode_step_state_t *step, const lode_span_t *s
     return landmarks;
 }
 
-/* Whether a bundle takes another span: most of what it scans must be what they have in common. */
+/*
+ * Whether a bundle takes another span: one pass of the scan must do for both, and most of what it reads must be what
+ * they have in common.
+ */
 static bool takes(const lode_step_state_t *step, lode_bundle_t *bundle, const lode_span_t *span)
 {
     const lode_span_t *first = span_at(step, bundle->first);
-    if (first->indexed || span->indexed || bundle->rows + score_rows(span) > LODE_MAX_GROUP)
+    if (first->indexed || span->indexed || bundle->rows + score_rows(span) > step->cluster->ops->scan_group)
         return false;
     uint32_t shared = alike(step, first, span, bundle->shared);
     uint64_t landmarks = landmarks_of(step, first, shared);

@@ -74,7 +74,7 @@ typedef struct lode_span {
  */
 typedef struct lode_bundle {
     uint32_t first, count;  /**< spans */
-    uint32_t rows;          /**< score rows of all: at most LODE_MAX_GROUP */
+    uint32_t rows;          /**< score rows of all: as many as one pass of a scan takes, or one span's */
     uint32_t shared;        /**< pieces that all begin with */
     uint64_t landmarks;     /**< of those */
     uint32_t shared_slices; /**< of those */

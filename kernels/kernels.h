@@ -96,7 +96,8 @@ typedef struct lode_notes {
 #define LODE_NOTES_SLACK 16 /* whole vectors are stored */
 
 typedef struct lode_ops {
-    const char *level; /**< "scalar", "avx2", "avx512", … */
+    const char *level;   /**< "scalar", "avx2", "avx512", … */
+    uint32_t scan_group; /**< queries that landmark_score takes at once: more cost as much as calls of their own */
 
     /** Convert n elements of dtype to float, and back (round to nearest even). */
     void (*widen)(lode_dtype_t dtype, const void *src, float *dst, size_t n);

@@ -5,4 +5,5 @@
 void lode_amx_fill(lode_ops_t *ops)
 {
     ops->landmark_score = lode_amx_landmark_score;
+    ops->scan_group = LODE_MAX_GROUP;
 }

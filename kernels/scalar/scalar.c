@@ -6,6 +6,7 @@ void lode_scalar_fill(lode_ops_t *ops)
     lode_scalar_crc32c_prepare();
     *ops = (lode_ops_t){
         .level = "scalar",
+        .scan_group = 4, /* as many as the vectors of AVX2 and AVX-512 have registers for */
         .widen = lode_scalar_widen,
         .narrow = lode_scalar_narrow,
         .first_nonfinite = lode_scalar_first_nonfinite,
