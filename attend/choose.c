@@ -127,11 +127,24 @@ static lode_index_part_t *parts_of(const lode_step_state_t *step, const lode_spa
     return parts;
 }
 
+static lode_choice_t *choice_at(const lode_step_state_t *step, size_t row)
+{
+    return (lode_choice_t *)step->choices.data + row;
+}
+
+/* As lode_span_choice(), found when the span was laid out. */
+static lode_choice_t choice_of(const lode_step_state_t *step, const lode_span_t *span, uint32_t row)
+{
+    lode_choice_t choice = *choice_at(step, span->stream->first_row + row);
+    choice.pieces = pieces_of(step, span);
+    return choice;
+}
+
 /*
  * Rows choose by the index one by one, each as it would in a step of its own: the span ends before the first that does,
  * or is that one.
  */
-static lode_status_t plan_index(lode_step_state_t *step, lode_span_t *span)
+static lode_status_t plan_choices(lode_step_state_t *step, lode_span_t *span)
 {
     lode_index_plan_t plan;
     LODE_TRY(
@@ -139,6 +152,7 @@ static lode_status_t plan_index(lode_step_state_t *step, lode_span_t *span)
     const lode_index_part_t *parts = parts_of(step, span, &step->lanes[0]);
     for (uint32_t r = 0; r < span->count; r++) {
         lode_choice_t choice = lode_span_choice(step, span, span->first + r);
+        *choice_at(step, span->stream->first_row + span->first + r) = choice;
         if (!lode_index_pays(step->cluster->store, &choice, parts, &plan))
             continue;
         span->indexed = r == 0;
@@ -158,7 +172,7 @@ static lode_status_t add_span(lode_step_state_t *step, lode_span_t *span, size_t
     uint64_t budget = budget_of(span), room = budget + view->policy.sinks + view->policy.window + view->chunk;
     bool all = budget == span->tokens;
     if (!all && !step->on_device)
-        LODE_TRY(plan_index(step, span));
+        LODE_TRY(plan_choices(step, span));
     if (span->tokens >= step->stats.visible_tokens) {
         step->stats.visible_tokens = span->tokens;
         step->stats.budget_tokens = budget;
@@ -181,6 +195,8 @@ lode_status_t lode_step_lay_out_spans(lode_step_state_t *step)
     size_t pieces = 0;
     step->span_count = 0;
     LODE_TRY(lode_buffer_reserve(&step->spans, step->rows * sizeof(lode_span_t)));
+    if (!step->on_device)
+        LODE_TRY(lode_buffer_reserve(&step->choices, step->rows * sizeof(lode_choice_t)));
     for (uint32_t s = 0; s < step->stream_count; s++) {
         const lode_step_stream_t *stream = lode_stream_at(step, s);
         uint32_t group = stream->in->view->policy.merge == LODE_MERGE_MAX ? step->cluster->group : 1;
@@ -337,9 +353,10 @@ static lode_status_t reserve_index(lode_step_state_t *step)
 /* What threads need for any of the bundles. */
 static lode_status_t reserve_lanes(lode_step_state_t *step)
 {
-    size_t scores = 0, sums = 0, tables = 0, picks = 0, notes = 0;
+    size_t scores = 0, sums = 0, tables = 0, picks = 0, notes = 0, prepared = 0;
     for (uint32_t i = 0; i < step->bundle_count; i++) {
         const lode_bundle_t *bundle = (const lode_bundle_t *)step->bundles.data + i;
+        prepared = greater(prepared, LODE_TOGETHER * bundle->rows);
         for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++) {
             const lode_span_t *span = span_at(step, n);
             const lode_view_h view = span->stream->in->view;
@@ -358,6 +375,7 @@ static lode_status_t reserve_lanes(lode_step_state_t *step)
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].scores, scores * sizeof(float)));
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].sums, sums * sizeof(float)));
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].tables, tables * sizeof(float)));
+        LODE_TRY(lode_buffer_reserve(&step->lanes[i].prepared, prepared * sizeof(lode_landmark_query_t)));
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].picks, picks * sizeof(uint32_t)));
         LODE_TRY(lode_buffer_reserve(&step->lanes[i].notes,
                                      (notes + LODE_NOTES_SLACK) * (sizeof(uint32_t) + sizeof(float))));
@@ -392,7 +410,7 @@ static void queries_of(const lode_step_state_t *step, const lode_span_t *span, c
 
 static const float *transform_of(const lode_step_state_t *step, const struct lode_block *block, uint32_t head)
 {
-    return block->info.transform
+    return step->cluster->transform && block->info.transform
                ? lode_transform_queries(step->cluster->transform, step->layer, block->info.kv_head_begin + head)
                : NULL;
 }
@@ -405,29 +423,67 @@ static uint32_t spans_of(const lode_bundle_t *bundle, const lode_slice_t *slice,
     return shared ? bundle->count : 1;
 }
 
-/* Make the queries of a slice's spans ready for its block, if they are not. */
-static void prepare_queries(lode_step_state_t *step, const lode_slice_t *slice, lode_lane_t *lane)
+static const lode_span_t *first_span(const lode_step_state_t *step, const lode_slice_t *slice)
 {
-    if (lane->prepared_item == slice->item && lane->prepared_span == slice->span &&
-        lane->prepared_piece == slice->piece)
+    uint32_t first;
+    spans_of(bundle_of(step, slice->item), slice, &first);
+    return span_at(step, first);
+}
+
+/* A block of the view of a slice's spans. */
+static const lode_step_block_t *block_of(const lode_step_state_t *step, const lode_slice_t *slice, uint32_t piece)
+{
+    return lode_step_block_at(step, lode_seen_at(step, first_span(step, slice)->stream, piece)->index);
+}
+
+static const float *mean_of(const lode_step_state_t *step, const lode_step_block_t *block, uint32_t head)
+{
+    return block->place.mean ? block->place.mean + (size_t)head * step->cluster->geometry.head_dim : NULL;
+}
+
+/* Mean keys of short blocks lie far apart: ask for one that will be wanted soon. */
+static void ask_for_mean(const lode_step_state_t *step, const lode_slice_t *slice, uint32_t piece)
+{
+    enum { LINE = 64 };
+    if (piece >= first_span(step, slice)->stream->in->view->count)
         return;
+    size_t bytes = step->cluster->geometry.head_dim * sizeof(float);
+    const uint8_t *mean =
+        (const uint8_t *)mean_of(step, block_of(step, slice, piece), slice->item % step->cluster->heads);
+    for (size_t at = 0; mean && at < bytes; at += LINE)
+        __builtin_prefetch(mean + at);
+}
+
+/* Make the queries of a slice's spans ready for its block. */
+static void prepare_queries(lode_step_state_t *step, const lode_slice_t *slice, lode_landmark_query_t *queries)
+{
     float q[LODE_MAX_GROUP * LODE_MAX_DIM];
-    uint64_t begin = lode_now_ns();
     uint32_t first, count = spans_of(bundle_of(step, slice->item), slice, &first), rows = 0;
-    uint32_t head = slice->item % step->cluster->heads;
-    const lode_seen_block_t *seen = lode_seen_at(step, span_at(step, first)->stream, slice->piece);
-    const struct lode_block *block = lode_step_block_at(step, seen->index)->block;
+    uint32_t head = slice->item % step->cluster->heads, dim = step->cluster->geometry.head_dim;
+    const lode_step_block_t *block = block_of(step, slice, slice->piece);
+    ask_for_mean(step, slice, slice->piece + 4);
     for (uint32_t n = first; n < first + count; n++) {
         const lode_span_t *span = span_at(step, n);
-        queries_of(step, span, lode_seen_at(step, span->stream, slice->piece), head,
-                   q + (size_t)rows * step->cluster->geometry.head_dim);
+        queries_of(step, span, lode_seen_at(step, span->stream, slice->piece), head, q + (size_t)rows * dim);
         rows += score_rows(span);
     }
-    lode_scorer_prepare(&lane->scorer, step->cluster->store, block->slot, step->layer, head, q, rows,
-                        transform_of(step, block, head));
-    lane->prepared_item = slice->item;
-    lane->prepared_span = slice->span;
-    lane->prepared_piece = slice->piece;
+    lode_queries_prepare(step->cluster->ops, &block->landmark, dim, mean_of(step, block, head),
+                         transform_of(step, block->block, head), q, rows, queries);
+}
+
+/* Make the lane's queries ready for n slices, if they are not. */
+static void prepare_slices(lode_step_state_t *step, const lode_slice_t *slices, uint32_t n, lode_lane_t *lane)
+{
+    uint64_t begin = lode_now_ns();
+    if (n == 1 && lane->prepared_item == slices->item && lane->prepared_span == slices->span &&
+        lane->prepared_piece == slices->piece)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        prepare_queries(step, &slices[i],
+                        (lode_landmark_query_t *)lane->prepared.data + i * bundle_of(step, slices->item)->rows);
+    lane->prepared_item = slices->item;
+    lane->prepared_span = slices->span;
+    lane->prepared_piece = slices->piece;
     lane->stage_ns[LODE_STAGE_ROTATE] += lode_now_ns() - begin;
 }
 
@@ -438,24 +494,55 @@ static uint64_t slice_length(const lode_step_state_t *step, const lode_span_t *s
     return left < LODE_SLICE ? left : LODE_SLICE;
 }
 
-/* Score a slice by the lane's queries and, while its scores are in cache, sum their exponentials. Both are the owner's.
- */
-static void score_slice(lode_step_state_t *step, const lode_slice_t *slice, const lode_lane_t *owner, lode_lane_t *lane)
+/* Score a slice by queries that are ready for it; most lie where their block's first ones do. */
+static void score_slice(lode_step_state_t *step, const lode_slice_t *slice, const lode_landmark_query_t *queries,
+                        const lode_lane_t *owner, lode_lane_t *lane)
+{
+    uint32_t first, count = spans_of(bundle_of(step, slice->item), slice, &first), rows = 0;
+    uint32_t head = slice->item % step->cluster->heads;
+    const lode_span_t *span = span_at(step, first);
+    const lode_step_block_t *block = block_of(step, slice, slice->piece);
+    const lode_landmark_place_t *place = &block->place;
+    uint64_t length = slice_length(step, span, slice), end = slice->begin + length;
+    float *scores = (float *)owner->scores.data + slice->place + slice->begin + span->score_row * span->stride;
+    for (uint32_t n = first; n < first + count; n++)
+        rows += score_rows(span_at(step, n));
+    if (slice->begin == 0 && end <= place->landmarks)
+        step->cluster->ops->landmark_score(&block->landmark, step->cluster->geometry.head_dim,
+                                           place->tiles + head * place->head_bytes, length, queries, rows, scores,
+                                           span->stride, lane->tables.data);
+    else
+        lode_queries_score(step->cluster->store, block->block->slot, step->layer, head, slice->begin, end, queries,
+                           rows, scores, span->stride, lane->tables.data);
+}
+
+/* The log-sum-exp of each row of a slice. */
+static void sum_slice(lode_step_state_t *step, const lode_slice_t *slice, const lode_lane_t *owner)
 {
     const lode_bundle_t *bundle = bundle_of(step, slice->item);
     uint32_t first, count = spans_of(bundle, slice, &first);
     const lode_span_t *span = span_at(step, first);
     uint64_t length = slice_length(step, span, slice);
-    float *scores = (float *)owner->scores.data + slice->place + slice->begin;
+    const float *scores = (float *)owner->scores.data + slice->place + slice->begin;
     float *sums = (float *)owner->sums.data + (size_t)slice->number * bundle->rows;
-    prepare_queries(step, slice, lane);
-    uint64_t begin = lode_now_ns();
-    lode_scorer_score(&lane->scorer, slice->begin, slice->begin + length, scores + span->score_row * span->stride,
-                      span->stride, lane->tables.data);
-    uint64_t scored = lode_now_ns();
     for (; count; count--, span++)
         for (uint32_t row = span->score_row; span->group > 1 && row < span->score_row + score_rows(span); row++)
             sums[row] = step->cluster->ops->logsumexp(scores + row * span->stride, length);
+}
+
+/* Score n slices of one item and, while their scores are in cache, sum their exponentials. Both are the owner's. */
+static void score_slices(lode_step_state_t *step, const lode_slice_t *slices, uint32_t n, const lode_lane_t *owner,
+                         lode_lane_t *lane)
+{
+    const lode_landmark_query_t *queries = lane->prepared.data;
+    uint32_t rows = bundle_of(step, slices->item)->rows;
+    prepare_slices(step, slices, n, lane);
+    uint64_t begin = lode_now_ns();
+    for (uint32_t i = 0; i < n; i++)
+        score_slice(step, &slices[i], queries + (size_t)i * rows, owner, lane);
+    uint64_t scored = lode_now_ns();
+    for (uint32_t i = 0; i < n; i++)
+        sum_slice(step, &slices[i], owner);
     lane->stage_ns[LODE_STAGE_SCORE] += scored - begin;
     lane->stage_ns[LODE_STAGE_SELECT] += lode_now_ns() - scored;
 }
@@ -534,7 +621,7 @@ static void select_row(lode_step_state_t *step, const lode_span_t *span, uint32_
 {
     uint64_t begin = lode_now_ns();
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + row, head);
-    lode_choice_t choice = lode_span_choice(step, span, row);
+    lode_choice_t choice = choice_of(step, span, row);
     const lode_view_h view = span->stream->in->view;
     uint32_t first = span->score_row + (row - span->first) * span->group;
     float *scores = (float *)owner->scores.data + first * span->stride;
@@ -568,7 +655,7 @@ static void choose_by_index(lode_step_state_t *step, const lode_span_t *span, ui
     }
     uint64_t rotated = lode_now_ns();
     lode_chosen_t *chosen = lode_chosen_at(step, span->stream->first_row + span->first, head);
-    lode_choice_t choice = lode_span_choice(step, span, span->first);
+    lode_choice_t choice = choice_of(step, span, span->first);
     uint32_t *tokens = (uint32_t *)step->tokens.data + chosen->start;
     chosen->count = lode_index_choose(step->cluster->store, step->layer, head, &choice, parts, &span->plan,
                                       lane->index_work.data, tokens);
@@ -579,19 +666,34 @@ static void choose_by_index(lode_step_state_t *step, const lode_span_t *span, ui
 
 /* ------------------------------------------------------------- whole and cut */
 
+/* Score all slices of a (bundle, head), those of short blocks some at a time. */
+static void score_whole(lode_step_state_t *step, const lode_bundle_t *bundle, uint32_t item, lode_lane_t *lane)
+{
+    lode_slice_t slice = no_slice(item), some[LODE_TOGETHER];
+    bool more = next_slice(step, bundle, &slice);
+    while (more) {
+        uint32_t n = 0;
+        uint64_t landmarks = slice_length(step, first_span(step, &slice), &slice);
+        do {
+            some[n++] = slice;
+            more = next_slice(step, bundle, &slice);
+            landmarks += more ? slice_length(step, first_span(step, &slice), &slice) : 0;
+        } while (more && n < LODE_TOGETHER && landmarks <= LODE_SLICE);
+        score_slices(step, some, n, lane, lane);
+    }
+}
+
 /* One thread scores all of a (bundle, head), and selects from it while it has the scores at hand. */
 static void choose_whole(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)
 {
     const lode_bundle_t *bundle = bundle_of(step, item);
     uint32_t head = item % step->cluster->heads;
-    lode_slice_t slice = no_slice(item);
     (void)context;
     if (span_at(step, bundle->first)->indexed) {
         choose_by_index(step, span_at(step, bundle->first), head, lane);
         return;
     }
-    while (next_slice(step, bundle, &slice))
-        score_slice(step, &slice, lane, lane);
+    score_whole(step, bundle, item, lane);
     join_sums(step, bundle, lane);
     for (uint32_t n = bundle->first; n < bundle->first + bundle->count; n++) {
         const lode_span_t *span = span_at(step, n);
@@ -636,7 +738,7 @@ static void score_cut(lode_step_state_t *step, void *context, uint32_t item, lod
 {
     const cut_t *cut = context;
     const lode_slice_t *slice = (const lode_slice_t *)step->slices.data + item;
-    score_slice(step, slice, &step->lanes[slice->item - cut->first], lane);
+    score_slices(step, slice, 1, &step->lanes[slice->item - cut->first], lane);
 }
 
 static void join_cut(lode_step_state_t *step, void *context, uint32_t item, lode_lane_t *lane)

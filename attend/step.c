@@ -43,6 +43,7 @@ void lode_step_state_destroy(lode_step_state_t **state)
                                 &step->pieces,
                                 &step->bundles,
                                 &step->slices,
+                                &step->choices,
                                 &step->parts,
                                 &step->chosen,
                                 &step->tokens,
@@ -269,6 +270,9 @@ static lode_status_t lay_out_blocks(lode_step_state_t *step)
         block->tokens = lode_block_committed(block->block, step->layer);
         block->pages = (uint32_t)((block->tokens + LODE_PAGE_TOKENS - 1) / LODE_PAGE_TOKENS);
         block->first_mask = step->masks;
+        block->landmark = block->block->info.landmark;
+        if (!step->on_device)
+            block->place = lode_store_place(step->cluster->store, block->block->slot, step->layer);
         step->masks += (size_t)block->pages * step->cluster->heads;
     }
     if (!step->on_device) {

@@ -14,14 +14,17 @@
 #include "attend/angles.h"
 #include "attend/inside.h"
 #include "landmarks/index.h"
+#include "landmarks/place.h"
 
 /** A block of the step, however many streams see it. */
 typedef struct lode_step_block {
     lode_block_h block;
     uint64_t tokens; /**< in pages, when the step began */
     uint32_t pages;
-    size_t first_mask; /**< of page 0, head 0 in wanted and first_record */
-    bool written;      /**< by a stream of this step */
+    size_t first_mask;             /**< of page 0, head 0 in wanted and first_record */
+    lode_landmark_place_t place;   /**< not on a GPU */
+    lode_landmark_spec_t landmark; /**< its kind */
+    bool written;                  /**< by a stream of this step */
 } lode_step_block_t;
 
 /** A block as one stream sees it. */
@@ -90,6 +93,8 @@ typedef struct lode_slice {
     uint32_t number; /**< among the slices of its span */
 } lode_slice_t;
 enum { LODE_SLICE = 8192 };
+/** Slices that a thread scores at once, if they are of short blocks: no more landmarks than one slice may have. */
+enum { LODE_TOGETHER = 16 };
 #define LODE_SLICE_SHARED UINT32_MAX
 
 /** Records that are attended over at once, and blocks that they are of at most; fixed for the same reason. */
@@ -108,9 +113,9 @@ typedef struct lode_lane {
     const uint8_t *pointers[LODE_PORTION];                /**< of a portion */
     uint16_t turns[LODE_PORTION];                         /**< of each record: which of the portion's blocks it is of */
     const lode_seen_block_t *seen[LODE_PORTION_BLOCKS];
-    lode_buffer_t turned; /**< float (blocks of a portion, G, D): queries as each meets them */
-    lode_scorer_t scorer;
-    uint32_t prepared_item, prepared_span, prepared_piece; /**< what the scorer is ready for */
+    lode_buffer_t turned;   /**< float (blocks of a portion, G, D): queries as each meets them */
+    lode_buffer_t prepared; /**< lode_landmark_query_t (LODE_TOGETHER, score rows) */
+    uint32_t prepared_item, prepared_span, prepared_piece; /**< what the first of them are ready for */
     uint64_t stage_ns[LODE_STAGE_COUNT];
 } lode_lane_t;
 
@@ -152,6 +157,7 @@ struct lode_step_state {
     uint32_t lane_count;
     lode_buffer_t spans, pieces, bundles; /**< of this step */
     lode_buffer_t slices;                 /**< of a few (bundle, head) that threads share */
+    lode_buffer_t choices;                /**< lode_choice_t (rows), without pieces, of rows in spans */
     uint32_t span_count, bundle_count;
     lode_buffer_t parts;          /**< what threads make of a (row, head) that they share, before it is merged */
     lode_buffer_t chosen, tokens; /**< lode_chosen_t (rows, heads); uint32_t */

@@ -28,6 +28,7 @@ void lode_lanes_destroy(lode_step_state_t *step)
         lode_buffer_free(&step->lanes[i].picks);
         lode_buffer_free(&step->lanes[i].notes);
         lode_buffer_free(&step->lanes[i].turned);
+        lode_buffer_free(&step->lanes[i].prepared);
         lode_buffer_free(&step->lanes[i].index_parts);
         lode_buffer_free(&step->lanes[i].index_queries);
         lode_buffer_free(&step->lanes[i].index_work);

@@ -233,14 +233,14 @@ static void score_stage(step_bench_t *s, const lode_span_t *span)
 {
     const lode_step_state_t *state = s->cluster->step;
     lode_lane_t *lane = &s->cluster->step->lanes[0];
+    static lode_scorer_t scorer;
     float q[GROUP * DIM];
     for (uint32_t head = 0; head < s->shape->heads; head++) {
         lode_rotate_queries(state, span->stream, lode_seen_at(state, span->stream, 0), 0, head, q);
-        lode_scorer_prepare(&lane->scorer, s->cluster->store, s->block->slot, 0, head, q, GROUP, NULL);
+        lode_scorer_prepare(&scorer, s->cluster->store, s->block->slot, 0, head, q, GROUP, NULL);
         for (uint64_t begin = 0; begin < span->landmarks; begin += LODE_SLICE) {
             uint64_t end = span->landmarks - begin < LODE_SLICE ? span->landmarks : begin + LODE_SLICE;
-            lode_scorer_score(&lane->scorer, begin, end, (float *)lane->scores.data + begin, span->stride,
-                              lane->tables.data);
+            lode_scorer_score(&scorer, begin, end, (float *)lane->scores.data + begin, span->stride, lane->tables.data);
         }
     }
 }

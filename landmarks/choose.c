@@ -82,7 +82,7 @@ static void stretch_combine(const lode_ops_t *ops, const lode_choice_t *choice, 
 /* Row 0 becomes the score of each landmark that competes; what is forced leaves the competition. */
 static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, float *scores, size_t stride, size_t n)
 {
-    float shift[LODE_MAX_GROUP], *row = scores;
+    float shift[LODE_MAX_GROUP];
     if (choice->group > 1)
         shifts_of(ops, choice, scores, stride, n, shift);
     if (choice->notes) {
@@ -90,18 +90,23 @@ static void scores_combine(const lode_ops_t *ops, const lode_choice_t *choice, f
         if (!isfinite(choice->notes->bound)) /* at −infinity what is forced would have to be noted too */
             choice->notes->bound = NAN;
     }
-    for (uint32_t p = 0; p < choice->piece_count; p++) {
+    size_t base = 0, from = 0, to = 0; /* a stretch goes on over pieces that compete as a whole */
+    for (uint32_t p = 0; p < choice->piece_count; base += choice->pieces[p++].landmarks) {
         const lode_piece_t *piece = &choice->pieces[p];
         lode_contest_t contest = lode_contest_of(choice, piece);
         uint64_t begin = least(contest.begin / choice->chunk, piece->landmarks);
         uint64_t end = contest.end > contest.begin ? ceil_div(contest.end, choice->chunk) : begin;
-        stretch_combine(ops, choice, shift, scores + begin, stride, end - begin, (uint32_t)(scores - row + begin));
+        if (base + begin != to) {
+            stretch_combine(ops, choice, shift, scores + from, stride, to - from, (uint32_t)from);
+            from = base + begin;
+        }
+        to = base + end;
         for (uint64_t i = 0; i < begin; i++)
-            scores[i] = -INFINITY;
+            scores[base + i] = -INFINITY;
         for (uint64_t i = end; i < piece->landmarks; i++)
-            scores[i] = -INFINITY;
-        scores += piece->landmarks;
+            scores[base + i] = -INFINITY;
     }
+    stretch_combine(ops, choice, shift, scores + from, stride, to - from, (uint32_t)from);
 }
 
 static uint64_t picks_tokens(const lode_choice_t *choice, const uint32_t *picks, size_t count)

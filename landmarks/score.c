@@ -38,20 +38,26 @@ void lode_scorer_prepare(lode_scorer_t *scorer, lode_store_h store, uint32_t slo
                          lode_store_mean(store, slot, layer, head), transform, q, group, scorer->queries);
 }
 
-void lode_scorer_score(const lode_scorer_t *scorer, uint64_t begin, uint64_t end, float *out, size_t stride,
-                       float *scratch)
+void lode_queries_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t begin, uint64_t end,
+                        const lode_landmark_query_t *queries, uint32_t group, float *out, size_t stride, float *scratch)
 {
-    lode_store_h store = scorer->store;
-    const lode_landmark_spec_t *spec = &lode_store_info(store, scorer->slot)->landmark;
+    const lode_landmark_spec_t *spec = &lode_store_info(store, slot)->landmark;
     uint64_t count;
     const uint8_t *tiles;
     for (uint64_t first = begin; first < end; first += count) {
-        count = lode_store_span(store, scorer->slot, scorer->layer, scorer->head, first, end, &tiles);
+        count = lode_store_span(store, slot, layer, head, first, end, &tiles);
         if (count == 0)
             return;
-        lode_store_ops(store)->landmark_score(spec, lode_store_dim(store), tiles, count, scorer->queries, scorer->group,
+        lode_store_ops(store)->landmark_score(spec, lode_store_dim(store), tiles, count, queries, group,
                                               out + (first - begin), stride, scratch);
     }
+}
+
+void lode_scorer_score(const lode_scorer_t *scorer, uint64_t begin, uint64_t end, float *out, size_t stride,
+                       float *scratch)
+{
+    lode_queries_score(scorer->store, scorer->slot, scorer->layer, scorer->head, begin, end, scorer->queries,
+                       scorer->group, out, stride, scratch);
 }
 
 void lode_store_score(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head, uint64_t tokens, const float *q,

@@ -812,6 +812,21 @@ uint64_t lode_store_index(lode_store_h store, uint32_t slot, uint32_t layer, uin
     return (end < limit ? end : limit) - first;
 }
 
+lode_landmark_place_t lode_store_place(lode_store_h store, uint32_t slot, uint32_t layer)
+{
+    block_record_t *record = record_at(store, slot);
+    layer_record_t *l = &record->layers[layer];
+    uint64_t extent = atomic_load_explicit(&l->extents[0], memory_order_acquire);
+    if (extent == 0)
+        return (lode_landmark_place_t){0};
+    extent_shape_t shape = extent_shape(&record->info, store->params.dim, 0);
+    bool mean = atomic_load_explicit(&l->has_mean, memory_order_acquire);
+    return (lode_landmark_place_t){.tiles = store->base + extent,
+                                   .head_bytes = shape.head_bytes,
+                                   .landmarks = shape.pages * shape.page_landmarks,
+                                   .mean = mean ? (const float *)(store->base + extent + shape.mean) : NULL};
+}
+
 const float *lode_store_mean(lode_store_h store, uint32_t slot, uint32_t layer, uint32_t head)
 {
     block_record_t *record = record_at(store, slot);

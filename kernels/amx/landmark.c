@@ -36,7 +36,7 @@ static void dot_bytes_of(uint32_t dim, const uint8_t *words, const asked_t *aske
     tile_zero(1);
     for (uint32_t part = 0; part < dim / TILE_BYTES; part++, words += TILE_ROWS * TILE_BYTES) {
         for (uint32_t row = 0; row < TILE_ROWS; row++)
-            ask(words + TILE_BYTES * row);
+            _mm_prefetch(words + TILE_BYTES * row + AHEAD, _MM_HINT_T0);
         tile_load(2, words);
         tile_load(3, asked->high[part]);
         tile_load(4, asked->low[part]);
@@ -57,7 +57,7 @@ LODE_INLINE void dot_packed_of(uint32_t bits, uint32_t dim, const uint8_t *words
     for (uint32_t part = 0; part < dim / TILE_BYTES; part++) {
         for (uint32_t word = 0; word < TILE_ROWS / fields; word++, words += TILE_BYTES) {
             __m512i packed = _mm512_load_si512(words);
-            ask(words);
+            _mm_prefetch(words + AHEAD, _MM_HINT_T0);
             for (uint32_t m = 0; m < fields; m++)
                 _mm512_store_si512(codes[part % 2][word * fields + m],
                                    _mm512_and_si512(m ? _mm512_srli_epi16(packed, bits * m) : packed, mask));
@@ -114,7 +114,9 @@ void lode_amx_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, con
                              float *scratch)
 {
     size_t code_bytes = lode_landmark_code_bytes(spec, dim);
-    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
+    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride,
+                   0};
+    scan.ahead = ahead_of(scan.tile_bytes, n);
     if (spec->codec == LODE_LANDMARK_UNIFORM && group > 4)
         scan_tiles(spec->bits, &scan, queries, group, out);
     else

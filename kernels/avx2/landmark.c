@@ -11,6 +11,7 @@ typedef struct scan {
     size_t tile_bytes, code_bytes;
     const uint8_t *tiles;
     size_t n, stride;
+    size_t ahead; /* bytes: what is asked for before it is due */
 } scan_t;
 
 /* Scores of 8 landmarks, from `first` on, as far as they are asked for. */
@@ -45,13 +46,17 @@ LODE_INLINE const uint8_t *scales_of(const scan_t *scan, size_t first)
     return tile + LODE_TILE * scan->code_bytes + first % LODE_TILE * 2;
 }
 
-/* Memory comes by itself only to the end of a small page; asking goes on. */
+/* Memory comes by itself only to the end of a small page; asking goes on. What is shorter has nothing to ask for. */
 #define AHEAD 4096
+LODE_INLINE size_t ahead_of(size_t tile_bytes, size_t n)
+{
+    return (n + LODE_TILE - 1) / LODE_TILE * tile_bytes > AHEAD ? AHEAD : 0;
+}
 
-LODE_INLINE __m256i load(const uint8_t *words, uint32_t word, uint32_t half)
+LODE_INLINE __m256i load(const scan_t *scan, const uint8_t *words, uint32_t word, uint32_t half)
 {
     if (half == 0)
-        _mm_prefetch((const char *)words + 64 * word + AHEAD, _MM_HINT_T0);
+        _mm_prefetch((const char *)words + 64 * word + scan->ahead, _MM_HINT_T0);
     return _mm256_load_si256((const __m256i *)(words + 64 * word + 32 * half));
 }
 
@@ -72,7 +77,7 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
             __m256i narrow[2][2] = {{_mm256_setzero_si256(), _mm256_setzero_si256()},
                                     {_mm256_setzero_si256(), _mm256_setzero_si256()}};
             for (uint32_t word = begin; word < begin + run; word++) {
-                __m256i low = load(words, word, 0), high = load(words, word, 1);
+                __m256i low = load(scan, words, word, 0), high = load(scan, words, word, 1);
                 for (uint32_t m = 0; m < fields; m++) {
                     __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, (int)(bits * m)), mask);
                     __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, (int)(bits * m)), mask);
@@ -123,7 +128,7 @@ LODE_INLINE void scan_signs(uint32_t group, const scan_t *scan, const lode_landm
         for (uint32_t word = 0; word < scan->words; word++) {
             __m256i apart[2];
             bytes_apart(words + 64 * word, apart);
-            _mm_prefetch((const char *)words + 64 * word + AHEAD, _MM_HINT_T0);
+            _mm_prefetch((const char *)words + 64 * word + scan->ahead, _MM_HINT_T0);
             for (uint32_t h = 0; h < 2; h++) {
                 __m256i low = _mm256_and_si256(apart[h], nibble);
                 __m256i high = _mm256_and_si256(_mm256_srli_epi16(apart[h], 4), nibble);
@@ -167,7 +172,7 @@ LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landm
                              {_mm256_setzero_si256(), _mm256_setzero_si256()}};
         for (uint32_t word = 0; word < scan->words; word++)
             for (uint32_t h = 0; h < 2; h++) {
-                __m256i bytes = load(words, word, h), low = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+                __m256i bytes = load(scan, words, word, h), low = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
                 __m256i high = _mm256_srai_epi16(bytes, 8);
                 for (uint32_t g = 0; g < group; g++) {
                     __m256i even = _mm256_madd_epi16(low, _mm256_set1_epi32((int32_t)pairs[g][word][0]));
@@ -190,7 +195,7 @@ LODE_INLINE void scan_mean(uint32_t group, const scan_t *scan, const lode_landma
         __m256 sum[2][2] = {{_mm256_setzero_ps(), _mm256_setzero_ps()}, {_mm256_setzero_ps(), _mm256_setzero_ps()}};
         for (uint32_t word = 0; word < scan->words; word++)
             for (uint32_t h = 0; h < 2; h++) {
-                __m256i pairs = load(words, word, h);
+                __m256i pairs = load(scan, words, word, h);
                 __m256 low = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
                 __m256 high = _mm256_castsi256_ps(_mm256_and_si256(pairs, upper));
                 for (uint32_t g = 0; g < group; g++) {
@@ -237,7 +242,9 @@ void lode_avx2_landmark_score(const lode_landmark_spec_t *spec, uint32_t dim, co
                               float *scratch)
 {
     size_t code_bytes = lode_landmark_code_bytes(spec, dim);
-    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
+    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride,
+                   0};
+    scan.ahead = ahead_of(scan.tile_bytes, n);
     if (spec->codec == LODE_LANDMARK_HIGGS) {
         lode_avx2_higgs_score(spec, dim, tiles, n, queries, group, out, stride, scratch);
         return;

@@ -32,8 +32,8 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
                 narrow[0][g] = narrow[1][g] = _mm512_setzero_si512();
             for (uint32_t word = begin; word < begin + run; word++) {
                 __m512i low = _mm512_load_si512(half[0] + 64 * word), high = _mm512_load_si512(half[1] + 64 * word);
-                ask(half[0] + 64 * word);
-                ask(half[1] + 64 * word);
+                ask(scan, half[0] + 64 * word);
+                ask(scan, half[1] + 64 * word);
                 for (uint32_t m = 0; m < fields; m++) {
                     __m512i a = _mm512_and_si512(m ? _mm512_srli_epi16(low, bits * m) : low, mask);
                     __m512i b = _mm512_and_si512(m ? _mm512_srli_epi16(high, bits * m) : high, mask);
@@ -106,7 +106,7 @@ LODE_INLINE void scan_signs(uint32_t group, const scan_t *scan, const lode_landm
         for (uint32_t word = 0; word < scan->words; word++) {
             __m512i codes = bytes_apart(_mm512_load_si512(words + 64 * word));
             __m512i low = _mm512_and_si512(codes, nibble), high = _mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble);
-            ask(words + 64 * word);
+            ask(scan, words + 64 * word);
             for (uint32_t g = 0; g < group; g++) {
                 __m512i sum = _mm512_add_epi8(_mm512_shuffle_epi8(_mm512_load_si512(queries[g].signs[word][0]), low),
                                               _mm512_shuffle_epi8(_mm512_load_si512(queries[g].signs[word][1]), high));
@@ -149,7 +149,7 @@ LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landm
             for (uint32_t h = 0; h < 2; h++) {
                 const uint8_t *words = tile + h * 16 * scan->code_bytes + 64 * word;
                 __m512i bytes = _mm512_load_si512(words);
-                ask(words);
+                ask(scan, words);
                 low[h] = _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8);
                 high[h] = _mm512_srai_epi16(bytes, 8);
             }
@@ -180,7 +180,7 @@ LODE_INLINE void scan_mean(uint32_t group, const scan_t *scan, const lode_landma
             even[g] = odd[g] = _mm512_setzero_ps();
         for (uint32_t word = 0; word < scan->words; word++) {
             __m512i pairs = _mm512_load_si512(words + 64 * word);
-            ask(words + 64 * word);
+            ask(scan, words + 64 * word);
             __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
             __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
             for (uint32_t g = 0; g < group; g++) {

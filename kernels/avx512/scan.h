@@ -13,6 +13,7 @@ typedef struct scan {
     size_t tile_bytes, code_bytes;
     const uint8_t *tiles;
     size_t n, stride;
+    size_t ahead; /* bytes: what is asked for before it is due */
 } scan_t;
 
 /* Scores of half a tile, from landmark `first` on, as far as they are asked for. */
@@ -32,11 +33,15 @@ LODE_INLINE void put(float *out, size_t first, size_t n, __m512 score)
         __asm__("" : "+v"(sum)); \
     } while (0)
 
-/* Memory comes by itself only to the end of a small page; this goes on. */
+/* Memory comes by itself only to the end of a small page; this goes on. What is shorter has nothing to ask for. */
 #define AHEAD 4096
-LODE_INLINE void ask(const uint8_t *words)
+LODE_INLINE size_t ahead_of(size_t tile_bytes, size_t n)
 {
-    _mm_prefetch(words + AHEAD, _MM_HINT_T0);
+    return (n + LODE_TILE - 1) / LODE_TILE * tile_bytes > AHEAD ? AHEAD : 0;
+}
+LODE_INLINE void ask(const scan_t *scan, const uint8_t *words)
+{
+    _mm_prefetch(words + scan->ahead, _MM_HINT_T0);
 }
 
 /* The end of lode_uniform_score. */
@@ -74,7 +79,9 @@ LODE_INLINE void scan_stretches(const scan_part_t *parts, const lode_landmark_sp
                                 float *out, size_t stride)
 {
     const size_t stretch = 4096 / LODE_TILE * LODE_TILE, code_bytes = lode_landmark_code_bytes(spec, dim);
-    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride};
+    scan_t scan = {dim, (uint32_t)(code_bytes / 4), lode_landmark_tile_bytes(spec, dim), code_bytes, tiles, n, stride,
+                   0};
+    scan.ahead = ahead_of(scan.tile_bytes, n);
     for (size_t first = 0; first < n; first += stretch) {
         scan.tiles = tiles + first / LODE_TILE * scan.tile_bytes;
         scan.n = n - first < stretch ? n - first : stretch;

@@ -20,7 +20,7 @@ LODE_INLINE void scan_signs(uint32_t group, const scan_t *scan, const lode_landm
                 __m512i codes = _mm512_load_si512(words);
                 __m512i low = _mm512_or_si512(_mm512_and_si512(codes, nibble), table);
                 __m512i high = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(codes, 4), nibble), table);
-                ask(words);
+                ask(scan, words);
                 for (uint32_t g = 0; g < group; g++) {
                     __m512i both = _mm512_add_epi8(look_up(low, _mm512_load_si512(queries[g].signs[word][0])),
                                                    look_up(high, _mm512_load_si512(queries[g].signs[word][1])));

@@ -18,8 +18,8 @@ LODE_INLINE void scan_packed(uint32_t bits, uint32_t group, const scan_t *scan, 
             sum[0][g] = sum[1][g] = _mm512_setzero_si512();
         for (uint32_t word = 0; word < scan->words; word++) {
             __m512i low = _mm512_load_si512(half[0] + 64 * word), high = _mm512_load_si512(half[1] + 64 * word);
-            ask(half[0] + 64 * word);
-            ask(half[1] + 64 * word);
+            ask(scan, half[0] + 64 * word);
+            ask(scan, half[1] + 64 * word);
             for (uint32_t m = 0; m < fields; m++) {
                 __m512i a = _mm512_and_si512(m ? _mm512_srli_epi16(low, bits * m) : low, mask);
                 __m512i b = _mm512_and_si512(m ? _mm512_srli_epi16(high, bits * m) : high, mask);
@@ -81,7 +81,7 @@ LODE_INLINE void scan_bytes(uint32_t group, const scan_t *scan, const lode_landm
             for (uint32_t h = 0; h < 2; h++) {
                 const uint8_t *words = tile + h * 16 * scan->code_bytes + 64 * word;
                 __m512i codes = _mm512_load_si512(words), raised = _mm512_xor_si512(codes, raise);
-                ask(words);
+                ask(scan, words);
                 for (uint32_t g = 0; g < group; g++) {
                     low[h][g] = dot_bytes(low[h][g], _mm512_set1_epi32((int32_t)q[g].low[word]), codes);
                     high[h][g] = dot_bytes(high[h][g], raised, _mm512_set1_epi32((int32_t)q[g].high[word]));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What steps choose and compute is the same bit by bit for 1, 2 and 3 threads: whole heads, slices of a head that
- * threads share, rows that see alike and rows that do not, tails.
+ * threads share, rows that see alike and rows that do not, tails, many short blocks.
  */
 #include <mpi.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include "attend/step.h"
 #include "tests/multi/steps.h"
 
-enum { LAYERS = 1, QUERY_HEADS = 12, KV_HEADS = 3, DIM = 64, TOKENS = 9000, MOST_ROWS = 6, CASES = 8 };
+enum { LAYERS = 1, QUERY_HEADS = 12, KV_HEADS = 3, DIM = 64, TOKENS = 9000, MOST_ROWS = 6, CASES = 10, SHORT = 150 };
 static const uint32_t thread_counts[] = {1, 2, 3};
 
 /* What a case's step gave. */
@@ -61,7 +61,8 @@ static void step(lode_cluster_h cluster, lode_block_h *blocks, uint32_t count, c
         MUST(lode_view_destroy(&streams[s].view));
 }
 
-static void run_cases(lode_cluster_h cluster, lode_block_h *blocks, lode_block_h coarse, result_t results[CASES])
+static void run_cases(lode_cluster_h cluster, lode_block_h *blocks, lode_block_h coarse, lode_block_h *brief,
+                      result_t results[CASES])
 {
     lode_policy_t policy = {.budget_share = 0.2, .sinks = 4, .window = 100, .lost = LODE_LOST_FAIL};
     lode_policy_t dense = {.select = LODE_SELECT_DENSE, .budget_share = 1}, mean = policy;
@@ -78,6 +79,8 @@ static void run_cases(lode_cluster_h cluster, lode_block_h *blocks, lode_block_h
     /* three heads of one row: two threads share the third */
     step(cluster, blocks, 2, &policy, LODE_POSITION_END, 1, &results[6]);
     step(cluster, blocks, 2, &dense, LODE_POSITION_END, 1, &results[7]);
+    step(cluster, brief, SHORT, &policy, LODE_POSITION_END, 0, &results[8]);
+    step(cluster, brief, SHORT, &policy, LODE_POSITION_END, 1, &results[9]);
 }
 
 static int differ(const result_t *a, const result_t *b)
@@ -125,10 +128,14 @@ int main(int argc, char **argv)
         snprintf(name[i], sizeof name[i], "document %d of %d", i, rank);
     lode_block_h blocks[] = {put_block(cluster, name[0], TOKENS, "landmark2"), /* and with a tail */
                              put_block(cluster, name[1], 4000, "landmark2")};
-    lode_block_h coarse = put_block(cluster, name[2], TOKENS, "landmark8:c2");
+    lode_block_h coarse = put_block(cluster, name[2], TOKENS, "landmark8:c2"), brief[SHORT];
+    for (uint32_t i = 0; i < SHORT; i++) {
+        snprintf(name[0], sizeof name[0], "short %u of %d", i, rank);
+        brief[i] = put_block(cluster, name[0], 64 + i % 5 * 64, "landmark2");
+    }
     for (size_t i = 0; i < sizeof thread_counts / sizeof *thread_counts; i++) {
         set_threads(cluster, thread_counts[i]);
-        run_cases(cluster, blocks, coarse, i ? results : first);
+        run_cases(cluster, blocks, coarse, brief, i ? results : first);
         for (int c = 0; c < CASES; c++) {
             if ((i && differ(&results[c], &first[c])) || overlong(i ? &results[c].stats : &first[c].stats)) {
                 fprintf(stderr, "rank %d, case %d: %u threads gave something else than one, or too long stages\n", rank,
@@ -141,6 +148,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < 2; i++)
         MUST(lode_block_close(&blocks[i]));
     MUST(lode_block_close(&coarse));
+    for (uint32_t i = 0; i < SHORT; i++)
+        MUST(lode_block_close(&brief[i]));
     MUST(lode_cluster_leave(&cluster));
     lode_config_destroy(&config);
     MPI_Finalize();
