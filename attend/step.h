@@ -102,12 +102,12 @@ enum { LODE_PORTION = 2048, LODE_PORTION_BLOCKS = 128 };
 
 /** What one thread of a step works with. */
 typedef struct lode_lane {
-    lode_buffer_t scores;         /**< float (score rows, stride) */
-    lode_buffer_t sums;           /**< float (slices, score rows): log-sum-exp of each slice */
-    float shifts[LODE_MAX_GROUP]; /**< (score rows) log-sum-exp of the whole; 0 if it is not finite */
-    lode_buffer_t tables;         /**< what scoring wants as scratch */
-    lode_buffer_t picks;          /**< uint32_t a landmark */
-    lode_buffer_t notes;          /**< of scores: see lode_notes_t */
+    _Alignas(64) lode_buffer_t scores; /**< float (score rows, stride) */
+    lode_buffer_t sums;                /**< float (slices, score rows): log-sum-exp of each slice */
+    float shifts[LODE_MAX_GROUP];      /**< (score rows) log-sum-exp of the whole; 0 if it is not finite */
+    lode_buffer_t tables;              /**< what scoring wants as scratch */
+    lode_buffer_t picks;               /**< uint32_t a landmark */
+    lode_buffer_t notes;               /**< of scores: see lode_notes_t */
     size_t notes_room;
     lode_buffer_t index_parts, index_queries, index_work; /**< lode_index_part_t a block of a view, its queries */
     const uint8_t *pointers[LODE_PORTION];                /**< of a portion */

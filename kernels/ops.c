@@ -23,9 +23,10 @@ static void fill(void)
     levels = 1;
     for (const lode_level_t *level = lode_machine_levels; level->name && levels < MOST_LEVELS; level++, levels++) {
         tables[levels] = tables[levels - 1];
-        level->fill(&tables[levels]);
-        tables[levels].level = level->name;
         usable[levels] = usable[levels - 1] && level->usable();
+        if (usable[levels]) /* else filling alone could take instructions that the processor has not */
+            level->fill(&tables[levels]);
+        tables[levels].level = level->name;
     }
 }
 

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "bench/job.h"
 #include "launch/client.h"
@@ -314,14 +315,31 @@ static void take_note(int number)
     caught = number;
 }
 
+static void *make_stack(size_t *bytes)
+{
+    *bytes = (64 << 10) + getauxval(AT_MINSIGSTKSZ); /* what the kernel puts there, all vector registers among it */
+    return malloc(*bytes);
+}
+
+void lode_client_handle(int number, void (*handler)(int), int flags, struct sigaction *before)
+{
+    static stack_t stack;
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    if (!stack.ss_sp && (stack.ss_sp = make_stack(&stack.ss_size)) != NULL)
+        sigaltstack(&stack, NULL);
+    if (stack.ss_sp)
+        action.sa_flags |= SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(number, &action, before);
+}
+
 void lode_client_catch(void)
 {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action = {.sa_handler = take_note, .sa_flags = SA_RESTART}, before;
-    sigemptyset(&action.sa_mask);
+    struct sigaction before;
     caught = 0;
     for (int i = 0; i < 3; i++) {
-        sigaction(numbers[i], &action, &before);
+        lode_client_handle(numbers[i], take_note, SA_RESTART, &before);
         if (numbers[i] == SIGHUP && before.sa_handler == SIG_IGN)
             signal(SIGHUP, SIG_IGN); /* nohup */
     }

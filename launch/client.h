@@ -10,6 +10,7 @@
 #define LODE_LAUNCH_CLIENT_H
 
 #include <jansson.h>
+#include <signal.h>
 
 #include "base/base.h"
 
@@ -62,6 +63,12 @@ lode_status_t lode_client_json(const char *path, json_t *object);
 /** Last SIGINT, SIGTERM or SIGHUP since lode_client_catch(), 0 if none. Its like again ends the process at once. */
 int lode_client_caught(void);
 void lode_client_catch(void);
+/**
+ * Have a signal handled, as sigaction(), on a stack of its own. Every handler of a program that multiplies matrices
+ * wants that: oneDNN 2 points the stack register at its working memory meanwhile, and a handler's frame would be
+ * written over whatever lies in front of it. Of the main thread; ours block all signals.
+ */
+void lode_client_handle(int number, void (*handler)(int), int flags, struct sigaction *before);
 /** What is still called before that, in the signal's handler; NULL: nothing. */
 void lode_client_tidy(void (*tidy)(void));
 

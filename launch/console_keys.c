@@ -38,13 +38,6 @@ static void note_again(int number)
     terminal.again = 1;
 }
 
-static void handle(int number, void (*handler)(int), struct sigaction *before)
-{
-    struct sigaction action = {.sa_handler = handler};
-    sigemptyset(&action.sa_mask);
-    sigaction(number, &action, before);
-}
-
 void lode_console_keys_begin(lode_console_t *console)
 {
     int in = console->lines.fd;
@@ -63,10 +56,10 @@ void lode_console_keys_begin(lode_console_t *console)
     terminal.during.c_lflag &= ~(tcflag_t)(ICANON | ECHO | IEXTEN);
     terminal.during.c_cc[VMIN] = 1;
     terminal.during.c_cc[VTIME] = 0;
-    handle(SIGTSTP, note_stop, &terminal.stop_before);
-    handle(SIGCONT, note_again, &terminal.again_before);
-    handle(SIGWINCH, note_again, &terminal.size_before);
-    handle(SIGTTOU, SIG_IGN, &terminal.output_before); /* it is given back even from the background */
+    lode_client_handle(SIGTSTP, note_stop, 0, &terminal.stop_before);
+    lode_client_handle(SIGCONT, note_again, 0, &terminal.again_before);
+    lode_client_handle(SIGWINCH, note_again, 0, &terminal.size_before);
+    lode_client_handle(SIGTTOU, SIG_IGN, 0, &terminal.output_before); /* it is given back even from the background */
     lode_client_tidy(give_back);
     terminal.on = 1;
     tcsetattr(in, TCSANOW, &terminal.during);

@@ -434,3 +434,23 @@ Test(text, landmarks_are_read_back)
         cr_assert(memcmp(&spec, &again, sizeof spec) == 0, "%s is not %s", text, kinds[i]);
     }
 }
+
+static volatile uintptr_t frame;
+
+static void note_frame(int number)
+{
+    volatile char here = (char)number;
+    frame = (uintptr_t)&here;
+}
+
+/* oneDNN 2 multiplies with the stack register in its working memory: a frame below that would be written over others.
+ */
+Test(client, signals_are_handled_on_a_stack_of_their_own)
+{
+    stack_t stack;
+    struct sigaction before;
+    lode_client_handle(SIGUSR1, note_frame, 0, &before);
+    cr_assert(sigaltstack(NULL, &stack) == 0 && stack.ss_size >= 64 << 10);
+    raise(SIGUSR1);
+    cr_assert(frame >= (uintptr_t)stack.ss_sp && frame < (uintptr_t)stack.ss_sp + stack.ss_size);
+}
