@@ -189,6 +189,8 @@ static lode_status_t multiply(lode_matrix_h matrix, uint32_t rows, const void *x
         status = multiply_batch(p, m, rows - first < most ? rows - first : most,
                                 (const uint8_t *)x + (size_t)first * matrix->ins * lode_element_bytes(p->base.type),
                                 add, out + (size_t)first * matrix->outs);
+    if (status != LODE_OK)
+        p->ops->stream_wait(p->stream); /* what was enqueued reads the rooms */
     p->ops->leave(p->device, before);
     return status;
 }

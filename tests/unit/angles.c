@@ -28,7 +28,8 @@ Test(angles, kept_ones_are_of_their_offset, .timeout = 100)
             uint64_t more = 1 + lode_mix(step, dim) % 100;
             cr_assert(lode_angles_begin(&angles, dim, more, 500) == LODE_OK);
             for (uint64_t i = 0; i < more; i++) /* some again, of either sign and far apart */
-                check_angles(&angles, freq, dim, ((int64_t)(lode_mix(i, step % 7) % 4001) - 2000) << step % 20);
+                check_angles(&angles, freq, dim,
+                             ((int64_t)(lode_mix(i, step % 7) % 4001) - 2000) * (INT64_C(1) << step % 20));
         }
         cr_assert(angles.count <= 600, "%u are kept", angles.count);
         lode_angles_free(&angles);
