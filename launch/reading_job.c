@@ -21,6 +21,7 @@ enum { HEARTBEAT_MS = 250, SUSPECT_MS = 15000 };
 /* How long ranks that end wait for each other. */
 #define TOGETHER_NS UINT64_C(10000000000)
 enum { SLAB_BYTES = 4 << 20, MEET_SUMS = 8, SPARE_BLOCKS = 64, LEAST_BLOCKS = 4096 };
+enum { HOT_LEAST = 64 << 20, HOT_MOST = 1 << 30 };
 
 /* ------------------------------------------------------------------------ room */
 
@@ -66,6 +67,17 @@ static uint64_t wanted_arena(const lode_reading_t *reading, const demand_t *all)
     return (slabs * (page < SLAB_BYTES ? SLAB_BYTES : page) + (16u << 20)) & ~(uint64_t)((2 << 20) - 1);
 }
 
+/* What a token of an answer wants of other ranks, four times: half of it may be lost to sets of a power of two. */
+static uint64_t wanted_hot(const lode_reading_t *reading, const demand_t *all)
+{
+    const lode_geometry_t *g = &lode_model_info(lode_reader_model(reading->reader))->geometry;
+    double share = reading->dense ? 0 : reading->policy.budget_share;
+    double records = share * (double)all->pages * LODE_PAGE_TOKENS * g->layers * g->kv_heads;
+    double others = (reading->job.ranks - 1.0) / reading->job.ranks;
+    uint64_t bytes = (uint64_t)(4 * records * others) * lode_record_bytes(reading->params.format, g->head_dim);
+    return bytes < HOT_LEAST ? HOT_LEAST : bytes > HOT_MOST ? HOT_MOST : bytes;
+}
+
 static lode_status_t set_count(lode_reading_t *reading, const char *name, const char *variable, uint64_t value)
 {
     char text[32];
@@ -83,6 +95,7 @@ static lode_status_t configure(lode_reading_t *reading, const demand_t *all)
     LODE_TRY(set_count(reading, "arena", "LODEMARK_ARENA", wanted_arena(reading, all)));
     if (reading->job.ranks == 1)
         return LODE_OK;
+    LODE_TRY(set_count(reading, "hot-cache", "LODEMARK_HOT_CACHE", wanted_hot(reading, all)));
     LODE_TRY(set_count(reading, "heartbeat", "LODEMARK_HEARTBEAT", HEARTBEAT_MS));
     LODE_TRY(set_count(reading, "suspect", "LODEMARK_SUSPECT", SUSPECT_MS));
     return set_count(reading, "lease", "LODEMARK_LEASE", SUSPECT_MS);
