@@ -40,8 +40,7 @@ lode_status_t lode_gpu_fail(const lode_gpu_t *gpu, lode_status_t status, const c
 
 /* --------------------------------------------------------------------- open */
 
-/* Which device: the one asked for, or by turns among the ranks of a node. */
-static lode_status_t choose_device(const lode_device_ops_t *ops, const char *text, uint32_t local, uint32_t *ordinal)
+lode_status_t lode_gpu_choose(const lode_device_ops_t *ops, const char *text, uint32_t local, uint32_t *ordinal)
 {
     uint32_t devices;
     uint64_t asked = 0;
@@ -64,7 +63,7 @@ bool lode_gpu_locate(const lode_options_t *options, uint32_t local_rank, char ad
     lode_device_info_t info;
     uint32_t ordinal;
     if (strcmp(lode_options_get(options, "device"), "none") == 0 || lode_device_get("cuda", &ops) != LODE_OK ||
-        choose_device(ops, lode_options_get(options, "device-ordinal"), local_rank, &ordinal) != LODE_OK ||
+        lode_gpu_choose(ops, lode_options_get(options, "device-ordinal"), local_rank, &ordinal) != LODE_OK ||
         ops->query(ordinal, &info) != LODE_OK)
         return false;
     memcpy(address, info.bus, sizeof info.bus);
@@ -110,7 +109,7 @@ static lode_status_t open_device(lode_gpu_t *gpu, const lode_options_t *options)
 {
     uint32_t ordinal = 0;
     uint32_t local = lode_fabric_members(gpu->cluster->fabric)[lode_fabric_rank(gpu->cluster->fabric)].local_rank;
-    LODE_TRY(choose_device(gpu->ops, lode_options_get(options, "device-ordinal"), local, &ordinal));
+    LODE_TRY(lode_gpu_choose(gpu->ops, lode_options_get(options, "device-ordinal"), local, &ordinal));
     snprintf(gpu->info.name, sizeof gpu->info.name, "%s device %u", gpu->ops->name, ordinal);
     LODE_GPU_TRY(gpu, "opening it", gpu->ops->open(ordinal, &gpu->device));
     LODE_GPU_TRY(gpu, "asking what it is", gpu->ops->query(ordinal, &gpu->info));

@@ -210,6 +210,12 @@ typedef struct lode_gpu {
 
 /** What was said on the command line, checked as far as it can be without a device. */
 lode_status_t lode_gpu_check_options(const lode_options_t *options);
+/**
+ * Which device: the one asked for, or by turns among the ranks of a node.
+ * @param[in] text  option "device-ordinal"
+ * @return ::LODE_ERR_UNSUPPORTED (there is none), ::LODE_ERR_INVALID (no such number).
+ */
+lode_status_t lode_gpu_choose(const lode_device_ops_t *ops, const char *text, uint32_t local_rank, uint32_t *ordinal);
 /** PCI address of the device that lode_gpu_open() will open, before there is a fabric. @return false: there is none */
 bool lode_gpu_locate(const lode_options_t *options, uint32_t local_rank, char address[16]);
 /**

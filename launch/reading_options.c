@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "attend/device.h"
 #include "bench/options.h"
-#include "kernels/device.h"
 #include "launch/reading.h"
 
 void lode_reading_help(const lode_option_t *table, FILE *out)
@@ -115,29 +115,27 @@ static void read_policy(lode_reading_t *reading)
     };
 }
 
+static lode_status_t choose_gpu(const lode_options_t *options, uint32_t *ordinal)
+{
+    const lode_device_ops_t *ops;
+    const char *asked = lode_options_get(options, "device-ordinal");
+    if (lode_device_get("cuda", &ops) != LODE_OK)
+        return lode_fail(LODE_ERR_UNSUPPORTED, "--device %s: this build has no CUDA backend",
+                         lode_options_get(options, "device"));
+    return lode_gpu_choose(ops, asked ? asked : "", lode_job_local_rank_hint(), ordinal);
+}
+
 /* Matrices are multiplied where steps run. */
 static lode_status_t read_device(lode_reading_t *reading)
 {
     const char *wish = lode_options_get(&reading->options, "device");
-    const lode_device_ops_t *ops;
-    uint32_t devices = 0;
-    uint64_t ordinal;
+    uint32_t ordinal;
     if (!wish || strcmp(wish, "none") == 0)
         return LODE_OK;
-    if (lode_device_get("cuda", &ops) != LODE_OK || ops->count(&devices) != LODE_OK || devices == 0)
-        return strcmp(wish, "auto") == 0
-                   ? LODE_OK
-                   : lode_fail(LODE_ERR_UNSUPPORTED, "--device %s: %s", wish,
-                               lode_device_get("cuda", &ops) != LODE_OK ? "this build has no CUDA backend"
-                               : *ops->error()                          ? ops->error()
-                                                                        : "there is no GPU");
-    const char *asked = lode_options_get(&reading->options, "device-ordinal");
-    if (!asked || !*asked)
-        ordinal = lode_job_local_rank_hint() % devices;
-    else if (lode_parse_count(asked, &ordinal) != LODE_OK || ordinal >= devices)
-        return lode_fail(LODE_ERR_INVALID, "--device-ordinal \"%s\": there are %u GPUs, numbered from 0", asked,
-                         devices);
-    snprintf(reading->device, sizeof reading->device, "cuda:%u", (unsigned)ordinal);
+    lode_status_t status = choose_gpu(&reading->options, &ordinal);
+    if (status != LODE_OK)
+        return strcmp(wish, "auto") == 0 && status != LODE_ERR_INVALID ? LODE_OK : status;
+    snprintf(reading->device, sizeof reading->device, "cuda:%u", ordinal);
     reading->params.device = reading->device;
     return LODE_OK;
 }
