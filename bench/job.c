@@ -184,6 +184,21 @@ json_t *lode_job_number(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+void lode_job_set_number(json_t *object, const char *key, double value)
+{
+    json_object_set_new(object, key, lode_job_number(value));
+}
+
+void lode_job_set_count(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+void lode_job_set_text(json_t *object, const char *key, const char *value)
+{
+    json_object_set_new(object, key, value ? json_string(value) : json_null());
+}
+
 lode_status_t lode_job_write_json(const char *path, const json_t *object)
 {
     if (!path)

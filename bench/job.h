@@ -63,6 +63,10 @@ double lode_job_link(const lode_job_t *job);
 lode_status_t lode_job_check_output(const char *path);
 /** A number for JSON, which has no infinity and no NaN: null for those. */
 json_t *lode_job_number(double value);
+/** Put one into an object; no text is null. */
+void lode_job_set_number(json_t *object, const char *key, double value);
+void lode_job_set_count(json_t *object, const char *key, uint64_t value);
+void lode_job_set_text(json_t *object, const char *key, const char *value);
 /** Write @p object to @p path, or nothing if that is NULL. */
 lode_status_t lode_job_write_json(const char *path, const json_t *object);
 

@@ -121,44 +121,29 @@ static json_t *samples_json(const lode_score_bench_t *b, const lode_reading_row_
     return list;
 }
 
-static void set_number(json_t *object, const char *key, double value)
-{
-    json_object_set_new(object, key, lode_job_number(value));
-}
-
-static void set_count(json_t *object, const char *key, uint64_t value)
-{
-    json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
-static void set_text(json_t *object, const char *key, const char *value)
-{
-    json_object_set_new(object, key, value ? json_string(value) : json_null());
-}
-
 static void set_costs(json_t *row, const lode_reading_row_t *r)
 {
-    set_number(row, "bytes_per_token", per(r->moved, r->steps));
-    set_number(row, "fetched_bytes_per_token", per((double)r->fetched, r->steps));
-    set_number(row, "landmark_bytes_per_token", r->landmarks);
-    set_number(row, "resident_bytes_per_token", r->residents);
-    set_number(row, "ms_per_token", ms_per_token(r));
-    set_number(row, "question_ms", ms_of_question(r));
-    set_number(row, "question_tokens", per((double)r->question_tokens, r->asked));
-    set_count(row, "answer_tokens", r->answer_tokens);
-    set_number(row, "stopped", per((double)r->stopped, r->asked));
-    set_number(row, "visible_tokens", per((double)r->visible, r->asked));
+    lode_job_set_number(row, "bytes_per_token", per(r->moved, r->steps));
+    lode_job_set_number(row, "fetched_bytes_per_token", per((double)r->fetched, r->steps));
+    lode_job_set_number(row, "landmark_bytes_per_token", r->landmarks);
+    lode_job_set_number(row, "resident_bytes_per_token", r->residents);
+    lode_job_set_number(row, "ms_per_token", ms_per_token(r));
+    lode_job_set_number(row, "question_ms", ms_of_question(r));
+    lode_job_set_number(row, "question_tokens", per((double)r->question_tokens, r->asked));
+    lode_job_set_count(row, "answer_tokens", r->answer_tokens);
+    lode_job_set_number(row, "stopped", per((double)r->stopped, r->asked));
+    lode_job_set_number(row, "visible_tokens", per((double)r->visible, r->asked));
 }
 
 static void set_counts(json_t *row, const lode_reading_row_t *r)
 {
-    set_count(row, "items", r->gold);
-    set_count(row, "matched", r->matched);
-    set_count(row, "additions", r->additions);
-    set_count(row, "missing_keys", r->missing);
-    set_count(row, "wrong_values", r->wrong);
-    set_count(row, "unread", r->unread);
-    set_count(row, "left_out", r->left_out);
+    lode_job_set_count(row, "items", r->gold);
+    lode_job_set_count(row, "matched", r->matched);
+    lode_job_set_count(row, "additions", r->additions);
+    lode_job_set_count(row, "missing_keys", r->missing);
+    lode_job_set_count(row, "wrong_values", r->wrong);
+    lode_job_set_count(row, "unread", r->unread);
+    lode_job_set_count(row, "left_out", r->left_out);
 }
 
 static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r)
@@ -166,15 +151,15 @@ static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r
     const lode_geometry_t *g = &lode_model_info(lode_reader_model(b->stores.readers[0]))->geometry;
     double error, difference = difference_of(b, r, &error);
     json_t *row = json_object();
-    set_text(row, "policy", r->reading->name);
-    set_number(row, "budget", 100 * r->budget);
-    set_number(row, "score", score_of(b, r));
-    set_count(row, "samples", r->samples);
-    set_count(row, "scored", r->scored);
-    set_number(row, "difference", difference);
-    set_number(row, "difference_error", error);
-    set_count(row, "asked", r->asked);
-    set_number(row, "same_as_dense", same_as_dense(b, r));
+    lode_job_set_text(row, "policy", r->reading->name);
+    lode_job_set_number(row, "budget", 100 * r->budget);
+    lode_job_set_number(row, "score", score_of(b, r));
+    lode_job_set_count(row, "samples", r->samples);
+    lode_job_set_count(row, "scored", r->scored);
+    lode_job_set_number(row, "difference", difference);
+    lode_job_set_number(row, "difference_error", error);
+    lode_job_set_count(row, "asked", r->asked);
+    lode_job_set_number(row, "same_as_dense", same_as_dense(b, r));
     set_costs(row, r);
     set_counts(row, r);
     json_object_set_new(row, "by_sample", samples_json(b, r));
@@ -189,14 +174,14 @@ static json_t *model_json(const lode_score_bench_t *b)
 {
     const lode_model_info_t *info = lode_model_info(lode_reader_model(b->stores.readers[0]));
     json_t *model = json_object();
-    set_text(model, "folder", b->model);
-    set_text(model, "family", info->family);
-    set_count(model, "parameters", info->parameters);
-    set_count(model, "layers", info->geometry.layers);
-    set_count(model, "heads", info->geometry.query_heads);
-    set_count(model, "kv_heads", info->geometry.kv_heads);
-    set_count(model, "head_dim", info->geometry.head_dim);
-    set_text(model, "products", info->products);
+    lode_job_set_text(model, "folder", b->model);
+    lode_job_set_text(model, "family", info->family);
+    lode_job_set_count(model, "parameters", info->parameters);
+    lode_job_set_count(model, "layers", info->geometry.layers);
+    lode_job_set_count(model, "heads", info->geometry.query_heads);
+    lode_job_set_count(model, "kv_heads", info->geometry.kv_heads);
+    lode_job_set_count(model, "head_dim", info->geometry.head_dim);
+    lode_job_set_text(model, "products", info->products);
     return model;
 }
 
@@ -208,20 +193,20 @@ json_t *lode_score_json(const lode_score_bench_t *b)
     json_t *report = json_object(), *rows = json_array();
     for (uint32_t i = 0; i < b->row_count; i++)
         json_array_append_new(rows, row_json(b, &b->rows[i]));
-    set_text(report, "task", b->look_ups ? "look-ups" : "text2json");
-    set_text(report, "host", host);
-    set_count(report, "ranks", b->job.ranks);
+    lode_job_set_text(report, "task", b->look_ups ? "look-ups" : "text2json");
+    lode_job_set_text(report, "host", host);
+    lode_job_set_count(report, "ranks", b->job.ranks);
     json_object_set_new(report, "model", model_json(b));
-    set_text(report, "samples_file", b->samples_path);
-    set_count(report, "samples", b->samples);
-    set_number(report, "documents_per_sample", per((double)b->documents, b->samples));
-    set_number(report, "tokens_per_sample", tokens_of(b));
-    set_number(report, "prefill_seconds", (double)b->prefill_ns / 1e9);
-    set_text(report, "transform", transform && *transform ? transform : NULL);
-    set_text(report, "format", lode_format_name(b->format));
-    set_count(report, "max_tokens", b->most_tokens);
-    set_count(report, "sinks", b->sinks);
-    set_count(report, "window", b->window);
+    lode_job_set_text(report, "samples_file", b->samples_path);
+    lode_job_set_count(report, "samples", b->samples);
+    lode_job_set_number(report, "documents_per_sample", per((double)b->documents, b->samples));
+    lode_job_set_number(report, "tokens_per_sample", tokens_of(b));
+    lode_job_set_number(report, "prefill_seconds", (double)b->prefill_ns / 1e9);
+    lode_job_set_text(report, "transform", transform && *transform ? transform : NULL);
+    lode_job_set_text(report, "format", lode_format_name(b->format));
+    lode_job_set_count(report, "max_tokens", b->most_tokens);
+    lode_job_set_count(report, "sinks", b->sinks);
+    lode_job_set_count(report, "window", b->window);
     json_object_set_new(report, "rows", rows);
     return report;
 }

@@ -104,27 +104,12 @@ void lode_streams_print(const lode_streams_bench_t *b)
 
 /* ---------------------------------------------------------------------- JSON */
 
-static void set_number(json_t *object, const char *key, double value)
-{
-    json_object_set_new(object, key, lode_job_number(value));
-}
-
-static void set_count(json_t *object, const char *key, uint64_t value)
-{
-    json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
-static void set_text(json_t *object, const char *key, const char *value)
-{
-    json_object_set_new(object, key, value ? json_string(value) : json_null());
-}
-
 static json_t *mean_json(lode_mean_t mean)
 {
     json_t *object = json_object();
-    set_number(object, "mean", mean.mean);
-    set_number(object, "error", mean.error);
-    set_count(object, "count", mean.count);
+    lode_job_set_number(object, "mean", mean.mean);
+    lode_job_set_number(object, "error", mean.error);
+    lode_job_set_count(object, "count", mean.count);
     return object;
 }
 
@@ -153,16 +138,16 @@ static json_t *against_json(const lode_streams_bench_t *b, const lode_streams_ro
 static json_t *row_json(const lode_streams_bench_t *b, const lode_streams_row_t *row)
 {
     json_t *object = json_object();
-    set_text(object, "mode", lode_talk_mode_name(row->mode));
-    set_text(object, "arrival", row->arrival->name);
-    set_text(object, "policy", row->reading->name);
-    set_number(object, "budget", 100 * row->budget);
-    set_count(object, "talks", b->samples);
-    set_count(object, "silent", row->silent);
-    set_count(object, "cut", row->cut);
-    set_count(object, "left_out", row->left_out);
-    set_count(object, "items", row->gold);
-    set_count(object, "matched", row->matched);
+    lode_job_set_text(object, "mode", lode_talk_mode_name(row->mode));
+    lode_job_set_text(object, "arrival", row->arrival->name);
+    lode_job_set_text(object, "policy", row->reading->name);
+    lode_job_set_number(object, "budget", 100 * row->budget);
+    lode_job_set_count(object, "talks", b->samples);
+    lode_job_set_count(object, "silent", row->silent);
+    lode_job_set_count(object, "cut", row->cut);
+    lode_job_set_count(object, "left_out", row->left_out);
+    lode_job_set_count(object, "items", row->gold);
+    lode_job_set_count(object, "matched", row->matched);
     for (int m = 0; m < LODE_STREAMS_MEASURES; m++)
         json_object_set_new(object, lode_streams_measures[m].key, measure_json(b, row->values[m]));
     json_object_set_new(object, "think_first_over_at_once", against_json(b, row));
@@ -173,12 +158,12 @@ static json_t *model_json(const lode_streams_bench_t *b)
 {
     const lode_model_info_t *info = lode_model_info(lode_reader_model(b->stores.readers[0]));
     json_t *model = json_object();
-    set_text(model, "folder", b->model);
-    set_text(model, "family", info->family);
-    set_count(model, "parameters", info->parameters);
-    set_count(model, "layers", info->geometry.layers);
-    set_count(model, "kv_heads", info->geometry.kv_heads);
-    set_count(model, "head_dim", info->geometry.head_dim);
+    lode_job_set_text(model, "folder", b->model);
+    lode_job_set_text(model, "family", info->family);
+    lode_job_set_count(model, "parameters", info->parameters);
+    lode_job_set_count(model, "layers", info->geometry.layers);
+    lode_job_set_count(model, "kv_heads", info->geometry.kv_heads);
+    lode_job_set_count(model, "head_dim", info->geometry.head_dim);
     return model;
 }
 
@@ -190,26 +175,26 @@ json_t *lode_streams_json(const lode_streams_bench_t *b)
     json_t *report = json_object(), *rows = json_array();
     for (uint32_t i = 0; i < b->row_count; i++)
         json_array_append_new(rows, row_json(b, &b->rows[i]));
-    set_text(report, "task", "streams");
-    set_text(report, "host", host);
-    set_count(report, "ranks", b->job.ranks);
+    lode_job_set_text(report, "task", "streams");
+    lode_job_set_text(report, "host", host);
+    lode_job_set_count(report, "ranks", b->job.ranks);
     json_object_set_new(report, "model", model_json(b));
-    set_text(report, "samples_file", b->samples_path);
-    set_count(report, "samples", b->samples);
-    set_number(report, "documents_per_sample", (double)b->documents / (double)b->samples);
-    set_text(report, "transform", transform && *transform ? transform : NULL);
-    set_text(report, "hot_cache", lode_config_get(b->config, "hot-cache"));
-    set_text(report, "format", lode_format_name(b->format));
-    set_number(report, "speech_rate", b->speech.rate);
-    set_number(report, "synthesis_ms", 1e3 * b->speech.synthesis_s);
-    set_count(report, "chunk", b->speech.chunk);
-    set_number(report, "step_ms", b->step_ms);
-    set_count(report, "max_thoughts", b->most_thoughts);
-    set_count(report, "max_words", b->most_words);
-    set_count(report, "probe_every", b->probe_every ? b->probe_every : b->prompts.probe_every);
+    lode_job_set_text(report, "samples_file", b->samples_path);
+    lode_job_set_count(report, "samples", b->samples);
+    lode_job_set_number(report, "documents_per_sample", (double)b->documents / (double)b->samples);
+    lode_job_set_text(report, "transform", transform && *transform ? transform : NULL);
+    lode_job_set_text(report, "hot_cache", lode_config_get(b->config, "hot-cache"));
+    lode_job_set_text(report, "format", lode_format_name(b->format));
+    lode_job_set_number(report, "speech_rate", b->speech.rate);
+    lode_job_set_number(report, "synthesis_ms", 1e3 * b->speech.synthesis_s);
+    lode_job_set_count(report, "chunk", b->speech.chunk);
+    lode_job_set_number(report, "step_ms", b->step_ms);
+    lode_job_set_count(report, "max_thoughts", b->most_thoughts);
+    lode_job_set_count(report, "max_words", b->most_words);
+    lode_job_set_count(report, "probe_every", b->probe_every ? b->probe_every : b->prompts.probe_every);
     json_object_set_new(report, "hear_at_once", json_boolean(b->hear_at_once));
-    set_count(report, "sinks", b->sinks);
-    set_count(report, "window", b->window);
+    lode_job_set_count(report, "sinks", b->sinks);
+    lode_job_set_count(report, "window", b->window);
     json_object_set_new(report, "rows", rows);
     return report;
 }
