@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/options.h"
 #include "bench/frontier.h"
 #include "bench/page.h"
 
@@ -57,10 +58,8 @@ lode_status_t lode_frontier_scores_read(const char *paths, json_t **reports)
     lode_status_t status = made ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for scores");
     for (const char *at = paths; at && status == LODE_OK;) {
         char path[4096];
-        size_t length = strcspn(at, ",");
-        snprintf(path, sizeof path, "%.*s", (int)length, at);
+        at = lode_bench_next_word(at, path, sizeof path);
         status = read_report(path, made);
-        at = at[length] ? at + length + 1 : NULL;
     }
     if (status == LODE_OK)
         *reports = made;

@@ -106,20 +106,25 @@ lode_status_t lode_bench_policy(const char *text, bool *dense, lode_landmark_spe
     return lode_fail(LODE_ERR_INVALID, "no policy is called \"%s\"; did you mean \"%s\"?", word, nearest);
 }
 
+const char *lode_bench_next_word(const char *at, char *word, size_t room)
+{
+    size_t length = strcspn(at, ",");
+    snprintf(word, room, "%.*s", (int)length, at);
+    return at[length] ? at + length + 1 : NULL;
+}
+
 lode_status_t lode_budgets_parse(const char *text, double budgets[LODE_BUDGETS_MAX], uint32_t *count)
 {
     uint32_t n = 0;
     for (const char *at = text; at; n++) {
         char word[64];
-        size_t length = strcspn(at, ",");
-        snprintf(word, sizeof word, "%.*s", (int)length, at);
+        at = lode_bench_next_word(at, word, sizeof word);
         if (n == LODE_BUDGETS_MAX)
             return lode_fail(LODE_ERR_INVALID, "--budgets: more than %d", LODE_BUDGETS_MAX);
         if (lode_parse_share(word, &budgets[n]) != LODE_OK)
             return lode_fail_within(LODE_ERR_INVALID, "--budgets \"%s\": ", text);
         if (n && budgets[n] <= budgets[n - 1])
             return lode_fail(LODE_ERR_INVALID, "--budgets \"%s\": \"%s\" is not above the one before it", text, word);
-        at = at[length] ? at + length + 1 : NULL;
     }
     *count = n;
     return LODE_OK;

@@ -27,6 +27,8 @@ bool lode_bench_given(const lode_options_t *options, const char *name, const cha
 lode_status_t lode_bench_policy(const char *text, bool *dense, lode_landmark_spec_t *landmark);
 
 enum { LODE_BUDGETS_MAX = 16 };
+/** The next of words separated by commas; one that is too long for its room is cut. @return what follows, or NULL */
+const char *lode_bench_next_word(const char *at, char *word, size_t room);
 /** Shares separated by commas, ascending, none twice: "0.5%,1%,0.05". */
 lode_status_t lode_budgets_parse(const char *text, double budgets[LODE_BUDGETS_MAX], uint32_t *count);
 

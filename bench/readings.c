@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench/options.h"
 #include "bench/readings.h"
 
 /* ------------------------------------------------------------------- names */
@@ -90,15 +91,13 @@ lode_status_t lode_readings_parse(const char *text, lode_reading_t readings[LODE
     uint32_t n = 0;
     for (const char *at = text; at; n++) {
         char word[64];
-        size_t length = strcspn(at, ",");
-        snprintf(word, sizeof word, "%.*s", (int)length, at);
+        at = lode_bench_next_word(at, word, sizeof word);
         if (n == LODE_READINGS_MAX)
             return lode_fail(LODE_ERR_INVALID, "more than %d policies", LODE_READINGS_MAX);
         LODE_TRY(lode_reading_parse(word, &readings[n]));
         for (uint32_t i = 0; i < n; i++)
             if (strcmp(readings[i].name, word) == 0)
                 return lode_fail(LODE_ERR_INVALID, "policy \"%s\" is named twice", word);
-        at = at[length] ? at + length + 1 : NULL;
     }
     LODE_TRY(number_stores(readings, n, stores));
     *count = n;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "bench/options.h"
 #include "bench/streams.h"
 
 /* -------------------------------------------------------------------- names */
@@ -13,14 +14,6 @@ static const char *const mode_names[LODE_TALK_MODES] = {
 const char *lode_talk_mode_name(lode_talk_mode_t mode)
 {
     return mode_names[mode];
-}
-
-/* The next of words separated by commas; one that is too long for its room is cut. @return what follows, or NULL */
-static const char *next_word(const char *at, char *word, size_t room)
-{
-    size_t length = strcspn(at, ",");
-    snprintf(word, room, "%.*s", (int)length, at);
-    return at[length] ? at + length + 1 : NULL;
 }
 
 static lode_status_t find_mode(const char *word, lode_talk_mode_t *mode)
@@ -44,7 +37,7 @@ lode_status_t lode_talk_modes_parse(const char *text, lode_talk_mode_t modes[LOD
     for (const char *at = text; at; n++) {
         char word[32];
         lode_talk_mode_t mode = LODE_TALK_AT_ONCE;
-        at = next_word(at, word, sizeof word);
+        at = lode_bench_next_word(at, word, sizeof word);
         LODE_TRY(find_mode(word, &mode));
         for (uint32_t i = 0; i < n; i++)
             if (modes[i] == mode)
@@ -81,7 +74,7 @@ lode_status_t lode_arrivals_parse(const char *text, lode_arrival_t arrivals[LODE
     uint32_t n = 0;
     for (const char *at = text; at; n++) {
         char word[32];
-        at = next_word(at, word, sizeof word);
+        at = lode_bench_next_word(at, word, sizeof word);
         if (n == LODE_ARRIVALS_MAX)
             return lode_fail(LODE_ERR_INVALID, "--arrivals: more than %d", LODE_ARRIVALS_MAX);
         LODE_TRY(read_arrival(word, &arrivals[n]));

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bench/options.h"
 #include "bench/bench.h"
 #include "bench/job.h"
 #include "bench/progress.h"
@@ -103,15 +104,12 @@ static lode_status_t add_domain(const char *name, uint32_t *domains)
 static lode_status_t read_domains(const char *text, uint32_t *domains)
 {
     *domains = 0;
-    for (const char *at = text;;) {
+    for (const char *at = text; at;) {
         char name[32];
-        size_t bytes = strcspn(at, ",");
-        snprintf(name, sizeof name, "%.*s", (int)(bytes < 31 ? bytes : 31), at);
+        at = lode_bench_next_word(at, name, sizeof name);
         LODE_TRY(add_domain(name, domains));
-        if (!at[bytes])
-            return LODE_OK;
-        at += bytes + 1;
     }
+    return LODE_OK;
 }
 
 static lode_status_t read_params(const task_t *task, const lode_options_t *o, lode_text2json_params_t *p)
