@@ -185,6 +185,12 @@ static lode_status_t context_create(lode_fabric_h fabric)
         status = tune(config, "UCX_TCP_RX_SEG_SIZE", "RX_SEG_SIZE", piece);
     if (status == LODE_OK && sockets)
         status = tune(config, "UCX_TCP_MAX_IOV", "MAX_IOV", TCP_RUNS);
+    /*
+     * A connect() that waits holds all calls up while a host is dead, and UCX 1.13 aborts if it is refused on an endpoint
+     * that takes over the connection of a peer that has just been killed.
+     */
+    if (status == LODE_OK && sockets)
+        status = tune(config, "UCX_TCP_CONN_NB", "CONN_NB", "y");
     ucp_params_t params = {.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED |
                                          UCP_PARAM_FIELD_ESTIMATED_NUM_EPS,
                            .features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
