@@ -6,6 +6,7 @@
 #ifndef LODE_BASE_H
 #define LODE_BASE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -41,17 +42,17 @@ typedef enum lode_log_level {
     LODE_LOG_OFF = -1
 } lode_log_level_t;
 
-extern lode_log_level_t lode_log_threshold;
+extern atomic_int lode_log_threshold; /**< a lode_log_level_t; other threads may write lines while it is set */
 /** "off", "error", "warn", "info", "debug", "trace". */
 lode_status_t lode_log_set(const char *level);
 /** Rank shown in each line; -1 before join. */
 void lode_log_rank(int rank);
 void lode_log_write(lode_log_level_t level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-#define lode_log(level, ...)                      \
-    do {                                          \
-        if ((level) <= lode_log_threshold)        \
-            lode_log_write((level), __VA_ARGS__); \
+#define lode_log(level, ...)                                                                 \
+    do {                                                                                     \
+        if ((int)(level) <= atomic_load_explicit(&lode_log_threshold, memory_order_relaxed)) \
+            lode_log_write((level), __VA_ARGS__);                                            \
     } while (0)
 #define lode_error(...) lode_log(LODE_LOG_ERROR, __VA_ARGS__)
 #define lode_warn(...) lode_log(LODE_LOG_WARN, __VA_ARGS__)

@@ -7,7 +7,7 @@
 
 static const char *const level_names[] = {"error", "warn", "info", "debug", "trace"};
 
-lode_log_level_t lode_log_threshold = LODE_LOG_WARN;
+atomic_int lode_log_threshold = LODE_LOG_WARN;
 static int log_rank = -1;
 
 lode_status_t lode_log_set(const char *level)
@@ -18,7 +18,7 @@ lode_status_t lode_log_set(const char *level)
     }
     for (int i = 0; i <= LODE_LOG_TRACE; i++) {
         if (strcmp(level, level_names[i]) == 0) {
-            lode_log_threshold = (lode_log_level_t)i;
+            lode_log_threshold = i;
             return LODE_OK;
         }
     }

@@ -297,7 +297,7 @@ Test(config, set_and_get, .timeout = 10)
     cr_assert(eq(int, lode_config_set(NULL, "arena", "1GiB"), LODE_ERR_INVALID));
     cr_assert(lode_config_get(config, "elephants") == NULL);
     cr_assert(eq(int, lode_config_set(config, "log", "debug"), LODE_OK));
-    cr_assert(eq(int, lode_log_threshold, LODE_LOG_DEBUG));
+    cr_assert(eq(int, atomic_load(&lode_log_threshold), LODE_LOG_DEBUG));
     lode_config_destroy(&config);
 }
 
