@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The next token: the likeliest, or drawn from the likeliest few. */
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "reader/reader.h"
@@ -19,12 +20,41 @@ static uint32_t likeliest(const float *logits, uint32_t vocabulary)
     return best;
 }
 
-static int descending(const void *a, const void *b)
+/* Before another: likelier, or of equals the first. */
+static bool before(choice_t x, choice_t y)
 {
-    const choice_t *x = a, *y = b;
-    if (x->logit != y->logit)
-        return x->logit < y->logit ? 1 : -1;
-    return x->token < y->token ? -1 : 1;
+    return x.logit != y.logit ? x.logit > y.logit : x.token < y.token;
+}
+
+/* Choices, likeliest first, as far as they are asked for: of some hundred thousand few are. */
+typedef struct ranking {
+    choice_t *choices; /* a heap, and behind it what was taken from it */
+    uint32_t count, taken;
+} ranking_t;
+
+static void sink(choice_t *heap, uint32_t count, uint32_t at)
+{
+    choice_t sinking = heap[at];
+    for (uint32_t child; (child = 2 * at + 1) < count; at = child) {
+        if (child + 1 < count && before(heap[child + 1], heap[child]))
+            child++;
+        if (!before(heap[child], sinking))
+            break;
+        heap[at] = heap[child];
+    }
+    heap[at] = sinking;
+}
+
+static choice_t ranked(ranking_t *ranking, uint32_t place)
+{
+    for (; ranking->taken <= place; ranking->taken++) {
+        uint32_t last = ranking->count - 1 - ranking->taken;
+        choice_t first = ranking->choices[0];
+        ranking->choices[0] = ranking->choices[last];
+        sink(ranking->choices, last, 0);
+        ranking->choices[last] = first;
+    }
+    return ranking->choices[ranking->count - 1 - place];
 }
 
 /* [0, 1) from 53 bits of a counter's hash. */
@@ -34,15 +64,31 @@ static double draw(uint64_t *state)
     return (double)(lode_mix(*state, 0x5a3c71u) >> 11) * 0x1p-53;
 }
 
-/* How many of the choices, likeliest first, make top_p of the whole; their weights are relative to the first. */
-static uint32_t nucleus(const lode_sampling_t *sampling, const choice_t *choices, uint32_t n, double *mass)
+/* Relative to the likeliest. */
+static double weight(const lode_sampling_t *sampling, ranking_t *ranking, uint32_t place)
 {
+    double above = (double)ranked(ranking, place).logit - (double)ranked(ranking, 0).logit;
+    return exp(above / sampling->temperature);
+}
+
+/* How many of the choices, likeliest first, make top_p of the whole, and what they weigh together. */
+static uint32_t nucleus(const lode_sampling_t *sampling, ranking_t *ranking, double *mass)
+{
+    uint32_t n = sampling->top_k && sampling->top_k < ranking->count ? sampling->top_k : ranking->count, kept = 0;
     double whole = 0, sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        whole += exp((choices[i].logit - choices[0].logit) / sampling->temperature);
-    uint32_t kept = 0;
+    if (n < ranking->count) {
+        for (uint32_t i = 0; i < n; i++)
+            whole += weight(sampling, ranking, i);
+    } else {
+        float top = ranking->choices[0].logit;
+        for (uint32_t i = 0; i < n; i++)
+            whole += exp(((double)ranking->choices[i].logit - (double)top) / sampling->temperature);
+    }
+    *mass = whole;
+    if (sampling->top_p >= 1)
+        return n;
     while (kept < n && (kept == 0 || sum < sampling->top_p * whole))
-        sum += exp((choices[kept++].logit - choices[0].logit) / sampling->temperature);
+        sum += weight(sampling, ranking, kept++);
     *mass = sum;
     return kept;
 }
@@ -54,15 +100,16 @@ uint32_t lode_sample(const lode_sampling_t *sampling, const float *logits, uint3
         return likeliest(logits, vocabulary);
     for (uint32_t i = 0; i < vocabulary; i++)
         choices[i] = (choice_t){logits[i], i};
-    qsort(choices, vocabulary, sizeof *choices, descending);
-    uint32_t n = sampling->top_k && sampling->top_k < vocabulary ? sampling->top_k : vocabulary;
+    for (uint32_t i = vocabulary / 2; i-- > 0;)
+        sink(choices, vocabulary, i);
+    ranking_t ranking = {choices, vocabulary, 0};
     double mass;
-    n = nucleus(sampling, choices, n, &mass);
+    uint32_t n = nucleus(sampling, &ranking, &mass), at = 0;
     double rest = draw(state) * mass;
-    uint32_t at = 0;
-    while (at + 1 < n && (rest -= exp((choices[at].logit - choices[0].logit) / sampling->temperature)) >= 0)
+    /* what weighs nothing is not taken, however the sums were rounded */
+    while (at + 1 < n && (rest -= weight(sampling, &ranking, at)) >= 0 && weight(sampling, &ranking, at + 1) > 0)
         at++;
-    uint32_t token = choices[at].token;
+    uint32_t token = ranked(&ranking, at).token;
     free(choices);
     return token;
 }

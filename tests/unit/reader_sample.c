@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <criterion/new/assert.h>
 #include <math.h>
+#include <stdlib.h>
 
 #include "reader/reader.h"
 
@@ -72,6 +73,50 @@ Test(sample, tokens_come_as_often_as_their_weights_say)
     expect_share(counts[1], DRAWS, 8 / 12.);
     expect_share(counts[4], DRAWS, 4 / 12.);
     cr_expect(counts[0] + counts[2] + counts[3] == 0);
+}
+
+/* A draw from many: as a walk down all of them, sorted, finds it. */
+static int descending(const void *a, const void *b)
+{
+    const float *x = a, *y = b;
+    return (*x < *y) - (*x > *y);
+}
+
+static uint32_t place_of(const float *many, uint32_t n, float value)
+{
+    uint32_t place = 0;
+    for (uint32_t i = 0; i < n; i++)
+        place += many[i] > value;
+    return place;
+}
+
+Test(sample, of_many_the_likeliest_are_kept)
+{
+    enum { MANY = 5000 };
+    static float many[MANY], sorted[MANY];
+    for (uint32_t round = 0; round < 20; round++) {
+        for (uint32_t i = 0; i < MANY; i++)
+            many[i] = sorted[i] =
+                (float)(lode_mix(round, i) >> 40) / (1 << 20); /* 0 to 16; two are hardly ever equal */
+        qsort(sorted, MANY, sizeof *sorted, descending);
+        double whole = 0, sum = 0;
+        for (uint32_t i = 0; i < MANY; i++)
+            whole += exp((double)(sorted[i] - sorted[0]));
+        uint32_t kept = 0;
+        while (sum < 0.6 * whole)
+            sum += exp((double)(sorted[kept++] - sorted[0]));
+        uint32_t most = 0, beyond = 0;
+        uint64_t state = round;
+        for (int i = 0; i < 300; i++) {
+            uint32_t token = lode_sample(&(lode_sampling_t){.temperature = 1, .top_p = 0.6}, many, MANY, &state);
+            uint32_t place = place_of(many, MANY, many[token]);
+            most = place > most ? place : most;
+            token = lode_sample(&(lode_sampling_t){.temperature = 1, .top_p = 1, .top_k = 7}, many, MANY, &state);
+            beyond += place_of(many, MANY, many[token]) >= 7;
+        }
+        cr_expect(most < kept && most > kept / 4, "place %u, of %u kept", most, kept);
+        cr_expect(beyond == 0);
+    }
 }
 
 Test(sample, a_seed_repeats_its_tokens)
