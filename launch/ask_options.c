@@ -33,7 +33,7 @@ void lode_ask_help(FILE *out)
 static lode_status_t check(const lode_ask_t *ask)
 {
     const lode_options_t *o = &ask->reading.options;
-    if (!ask->reading.path_count)
+    if (!ask->reading.paths.count)
         return lode_fail(LODE_ERR_INVALID, "which documents? --docs PATH... names files or folders");
     if (lode_options_get(o, "question") && lode_options_get(o, "questions"))
         return lode_fail(LODE_ERR_INVALID, "--question and --questions: one of them");

@@ -35,8 +35,7 @@ static const lode_option_t capture_options[] = {
 
 typedef struct taking {
     lode_options_t options;
-    char **paths; /**< (path_count) */
-    int path_count;
+    lode_paths_t paths;
     lode_corpus_t corpus;
     lode_task_line_t *lines;
     uint64_t line_count;
@@ -54,34 +53,11 @@ typedef struct taking {
 
 /* -------------------------------------------------------------------- wishes */
 
-/* --docs takes all words up to the next option. What is left goes to the table. */
-static int take_paths(int argc, char **argv, taking_t *t, char **rest)
-{
-    int n = 0;
-    bool docs = false;
-    for (int i = 0; i < argc; i++) {
-        bool option = strncmp(argv[i], "--", 2) == 0;
-        if (strcmp(argv[i], "--docs") == 0) {
-            docs = true;
-        } else if (strncmp(argv[i], "--docs=", 7) == 0) {
-            t->paths[t->path_count++] = argv[i] + 7;
-            docs = true;
-        } else if (docs && !option) {
-            t->paths[t->path_count++] = argv[i];
-        } else {
-            docs = false;
-            rest[n++] = argv[i];
-            if (option && !strchr(argv[i], '=') && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0)
-                rest[n++] = argv[++i];
-        }
-    }
-    return n;
-}
-
 static lode_status_t check_wishes(const taking_t *t)
 {
     const lode_options_t *o = &t->options;
-    bool docs = t->path_count > 0, question = lode_options_get(o, "question"), samples = lode_options_get(o, "samples");
+    bool docs = t->paths.count > 0, question = lode_options_get(o, "question"),
+         samples = lode_options_get(o, "samples");
     if (!lode_options_get(o, "model") || !lode_options_get(o, "out"))
         return lode_fail(LODE_ERR_INVALID, "capture needs --model DIR and --out FILE; see lodemark capture --help");
     if (samples && (docs || question))
@@ -93,12 +69,12 @@ static lode_status_t check_wishes(const taking_t *t)
 
 static lode_status_t read_wishes(int argc, char **argv, taking_t *t)
 {
-    int rest = 0;
+    int count = 0, rest = 0;
     char **words = calloc((size_t)argc + 1, sizeof *words);
-    t->paths = calloc((size_t)argc + 1, sizeof *t->paths);
-    lode_status_t status = words && t->paths ? lode_options_create(capture_options, &t->options)
-                                             : lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
-    int count = status == LODE_OK ? take_paths(argc, argv, t, words) : 0;
+    lode_status_t status = words ? lode_options_create(capture_options, &t->options)
+                                 : lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
+    if (status == LODE_OK)
+        status = lode_corpus_words("capture", argc, argv, &t->paths, words, &count);
     if (status == LODE_OK)
         status = lode_options_parse(&t->options, count, words, &rest);
     if (status == LODE_OK && rest < count)
@@ -118,13 +94,10 @@ static void warn(const char *sentence)
 
 static lode_status_t read_files(taking_t *t)
 {
-    const char *split = lode_options_get(&t->options, "split");
+    lode_split_t split = lode_split_of(lode_options_get(&t->options, "split"));
     t->corpus.warn = warn;
-    for (int i = 0; i < t->path_count; i++)
-        LODE_TRY(lode_corpus_add(&t->corpus, t->paths[i],
-                                 *split == 'f'   ? LODE_SPLIT_FILE
-                                 : *split == 'p' ? LODE_SPLIT_PARAGRAPH
-                                                 : LODE_SPLIT_LINE));
+    for (int i = 0; i < t->paths.count; i++)
+        LODE_TRY(lode_corpus_add(&t->corpus, t->paths.at[i], split));
     t->documents = t->corpus.documents;
     t->count = t->corpus.count;
     t->question = lode_options_get(&t->options, "question");
@@ -242,7 +215,7 @@ static void free_taking(taking_t *t)
     lode_problem_free(&t->problem);
     lode_task_lines_free(t->lines, t->line_count);
     lode_corpus_free(&t->corpus);
-    free(t->paths);
+    free(t->paths.at);
     if (t->options.values)
         lode_options_destroy(&t->options);
 }

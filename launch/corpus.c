@@ -303,3 +303,42 @@ lode_status_t lode_corpus_share(const lode_document_t *documents, uint32_t count
     free(loads);
     return LODE_OK;
 }
+
+/* ------------------------------------------------------------------------ words */
+
+lode_split_t lode_split_of(const char *text)
+{
+    return *text == 'f' ? LODE_SPLIT_FILE : *text == 'p' ? LODE_SPLIT_PARAGRAPH : LODE_SPLIT_LINE;
+}
+
+lode_status_t lode_corpus_words(const char *command, int argc, char **argv, lode_paths_t *paths, char **rest,
+                                int *rest_count)
+{
+    bool docs = false;
+    *rest_count = 0;
+    *paths = (lode_paths_t){.at = calloc((size_t)argc + 1, sizeof *paths->at)};
+    if (!paths->at)
+        return lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
+    for (int i = 0; i < argc; i++) {
+        bool option = strncmp(argv[i], "--", 2) == 0;
+        if (strcmp(argv[i], "--docs") == 0) {
+            if (i + 1 == argc || strncmp(argv[i + 1], "--", 2) == 0)
+                return lode_fail(LODE_ERR_INVALID, "--docs: no path follows it; see lodemark %s --help", command);
+            docs = true;
+        } else if (strncmp(argv[i], "--docs=", 7) == 0) {
+            paths->at[paths->count++] = argv[i] + 7;
+            docs = true;
+        } else if (!option && docs) {
+            paths->at[paths->count++] = argv[i];
+        } else if (option) {
+            docs = false;
+            rest[(*rest_count)++] = argv[i];
+            if (!strchr(argv[i], '=') && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0)
+                rest[(*rest_count)++] = argv[++i];
+        } else {
+            return lode_fail(LODE_ERR_INVALID, "\"%s\": a document? They follow --docs; see lodemark %s --help",
+                             argv[i], command);
+        }
+    }
+    return LODE_OK;
+}

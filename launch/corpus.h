@@ -10,6 +10,23 @@
 
 typedef enum lode_split { LODE_SPLIT_FILE, LODE_SPLIT_PARAGRAPH, LODE_SPLIT_LINE } lode_split_t;
 
+/** What --split says, one of file, paragraph, line. */
+lode_split_t lode_split_of(const char *text);
+
+/** What --docs names, borrowed from the command line. */
+typedef struct lode_paths {
+    char **at; /**< (count) to be freed */
+    int count;
+} lode_paths_t;
+
+/**
+ * Take the paths of a command line: --docs may stand several times, each with several paths behind it.
+ * @param[out] rest  (argc) the options that are left, with their values
+ * @return ::LODE_ERR_INVALID (a word that belongs to no option), ::LODE_ERR_NO_MEMORY.
+ */
+lode_status_t lode_corpus_words(const char *command, int argc, char **argv, lode_paths_t *paths, char **rest,
+                                int *rest_count);
+
 /** Documents of files; zeroed is empty. */
 typedef struct lode_corpus {
     lode_document_t *documents; /**< (count) names and texts are the corpus's */

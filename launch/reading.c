@@ -25,8 +25,8 @@ lode_status_t lode_reading_load(lode_reading_t *reading)
 {
     lode_corpus_t *corpus = &reading->corpus;
     corpus->warn = warn_first;
-    for (int i = 0; i < reading->path_count; i++)
-        LODE_TRY(lode_corpus_add(corpus, reading->paths[i], reading->split));
+    for (int i = 0; i < reading->paths.count; i++)
+        LODE_TRY(lode_corpus_add(corpus, reading->paths.at[i], reading->split));
     reading->ranks_of = calloc(corpus->count + 1, sizeof *reading->ranks_of);
     if (!reading->ranks_of)
         return lode_fail(LODE_ERR_NO_MEMORY, "no memory for a list of %u documents", corpus->count);

@@ -19,8 +19,7 @@ typedef struct lode_reading_ingest {
 
 typedef struct lode_reading {
     lode_options_t options; /**< the command's, the shared ones, and the library's */
-    char **paths;           /**< (path_count) of documents, borrowed from the command line */
-    int path_count;
+    lode_paths_t paths;
     char model[4096];
     char device[16]; /**< what multiplies matrices: "" for the processor, "cuda:0" */
     bool client;     /**< of a running service */

@@ -242,7 +242,7 @@ void lode_reading_free(lode_reading_t *reading)
     lode_config_destroy(&reading->config);
     lode_corpus_free(&reading->corpus);
     free(reading->ranks_of);
-    free(reading->paths);
+    free(reading->paths.at);
     if (reading->options.values)
         lode_bench_options_free(&reading->options);
     *reading = (lode_reading_t){.client = reading->client};

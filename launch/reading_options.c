@@ -31,43 +31,14 @@ lode_status_t lode_reading_check_json(const lode_reading_t *reading)
 
 /* ------------------------------------------------------------------------ words */
 
-/* --docs may stand several times, each with several paths behind it: taken out before the options are read. */
-static lode_status_t take_paths(const char *command, int argc, char **argv, lode_reading_t *reading, char **rest,
-                                int *rest_count)
-{
-    bool docs = false;
-    *rest_count = 0;
-    for (int i = 0; i < argc; i++) {
-        bool option = strncmp(argv[i], "--", 2) == 0;
-        if (strcmp(argv[i], "--docs") == 0 && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0) {
-            docs = true;
-        } else if (strncmp(argv[i], "--docs=", 7) == 0) {
-            reading->paths[reading->path_count++] = argv[i] + 7;
-            docs = true;
-        } else if (!option && docs) {
-            reading->paths[reading->path_count++] = argv[i];
-        } else if (option) {
-            docs = false;
-            rest[(*rest_count)++] = argv[i];
-            if (!strchr(argv[i], '=') && i + 1 < argc && strncmp(argv[i + 1], "--", 2) != 0)
-                rest[(*rest_count)++] = argv[++i];
-        } else {
-            return lode_fail(LODE_ERR_INVALID, "\"%s\": a document? They follow --docs; see lodemark %s --help",
-                             argv[i], command);
-        }
-    }
-    return LODE_OK;
-}
-
 static lode_status_t read_words(const char *command, const lode_option_t *table, int argc, char **argv,
                                 lode_reading_t *reading)
 {
     int count;
     char **words = calloc((size_t)argc + 1, sizeof *words);
-    reading->paths = calloc((size_t)argc + 1, sizeof *reading->paths);
-    lode_status_t status = words && reading->paths ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
+    lode_status_t status = words ? LODE_OK : lode_fail(LODE_ERR_NO_MEMORY, "no memory for options");
     if (status == LODE_OK)
-        status = take_paths(command, argc, argv, reading, words, &count);
+        status = lode_corpus_words(command, argc, argv, &reading->paths, words, &count);
     if (status == LODE_OK)
         status = lode_bench_options(command, table, count, words, &reading->options);
     free(words);
@@ -143,7 +114,7 @@ static lode_status_t read_device(lode_reading_t *reading)
 static lode_status_t read_values(lode_reading_t *reading)
 {
     const lode_options_t *o = &reading->options;
-    const char *model = lode_options_get(o, "model"), *split = lode_options_get(o, "split");
+    const char *model = lode_options_get(o, "model");
     if (model)
         snprintf(reading->model, sizeof reading->model, "%s", model);
     else
@@ -151,7 +122,7 @@ static lode_status_t read_values(lode_reading_t *reading)
     reading->params.model = reading->model;
     reading->params.threads = (uint32_t)lode_options_count_or(o, "threads", 0);
     LODE_TRY(read_device(reading));
-    reading->split = *split == 'f' ? LODE_SPLIT_FILE : *split == 'p' ? LODE_SPLIT_PARAGRAPH : LODE_SPLIT_LINE;
+    reading->split = lode_split_of(lode_options_get(o, "split"));
     LODE_TRY(lode_format_parse(lode_options_get(o, "format"), &reading->params.format));
     LODE_TRY(lode_bench_policy(lode_options_get(o, "policy"), &reading->dense, &reading->params.landmark));
     read_policy(reading);

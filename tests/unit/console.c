@@ -196,13 +196,13 @@ Test(console, options_say_how_to_talk)
     cr_assert(talker.talking.mode == LODE_TALK_AT_ONCE && talker.talking.hear_at_once);
     cr_assert(talker.talking.most_words == 7 && talker.talking.most_thoughts == 1024);
     cr_assert(talker.talking.policy.select == LODE_SELECT_LANDMARK && talker.talking.policy.budget_share == 0.03125);
-    cr_assert(talker.reading.path_count == 0 && talker.request == NULL && talker.reading.client == false);
+    cr_assert(talker.reading.paths.count == 0 && talker.request == NULL && talker.reading.client == false);
     cr_assert(READ("--mode", "think-first", "--hear=sentence", "--docs", "a", "b", "--policy", "dense", "--temperature",
                    "0.5", "--seed", "9", "--docs=c", "--cluster", "contact", "--request", "r", "--thoughts",
                    "-") == LODE_OK,
               "%s", lode_error_message());
     cr_assert(talker.talking.mode == LODE_TALK_THINK_FIRST && talker.talking.hear_at_once == false);
-    cr_assert(talker.reading.path_count == 3 && talker.reading.client && strcmp(talker.thoughts_path, "-") == 0);
+    cr_assert(talker.reading.paths.count == 3 && talker.reading.client && strcmp(talker.thoughts_path, "-") == 0);
     cr_assert(talker.talking.policy.select == LODE_SELECT_DENSE && talker.talking.sampling.seed == 9);
     cr_assert(talker.talking.sampling.temperature == 0.5 && strcmp(talker.request, "r") == 0);
     cr_assert(READ("--mode", "no-thought", "--json", "-") == LODE_OK && talker.talking.mode == LODE_TALK_NO_THOUGHT);
