@@ -74,6 +74,8 @@ def attempt(lodemark, path, options):
     print('%d of %d are right' % (right, len(asked)))
 
 
+if len(sys.argv) < 4 or sys.argv[1] not in ('make', 'try'):
+    sys.exit(__doc__)
 if sys.argv[1] == 'make':
     make(sys.argv[2], int(sys.argv[3]))
 else:
