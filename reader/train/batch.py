@@ -2,7 +2,7 @@
 """Contexts of text to arrays for the model."""
 import numpy as np
 
-from data import ANYWHERE, END
+from data import ANYWHERE, END, GIVEN
 from model import RANGE, share_spaces
 
 IGNORE = -100
@@ -107,7 +107,9 @@ def pack(contexts, encoder, rng, document_loss=0.25):
             ids = encoder.question(next(questions))
             begin = len(ids)
             for (_, look), piece in zip(answer, pieces):
-                if look is not None:
+                if look and look[0] == GIVEN:
+                    begin += len(piece)
+                elif look:
                     start, document = there[at][look[1]]
                     looks.add(look[0], len(rows.tokens) + len(ids) - 1, piece, document, start)
                     looks.asked_for += look[2:]
@@ -119,10 +121,11 @@ def pack(contexts, encoder, rng, document_loss=0.25):
             weights.append(np.where(np.arange(len(ids)) == begin - 1, FIRST_WEIGHT, 1.0).astype(np.float32))
             kinds.append(kind)
     (document_at, n), (question_at, t) = padded(document_rows), padded(question_rows)
-    keys = np.zeros(c * d * n, bool)
-    keys[document_at] = True
-    batch = {'shape': (c, d, n, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
-             'keys': keys.reshape(c, 1, d * n), 'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights),
+    key_at, w = padded([(at, sum(len(ids) for _, ids in documents)) for at, documents in enumerate(there)])
+    keys = np.zeros(c * w, bool)
+    keys[key_at] = True
+    batch = {'shape': (c, d, w, asked, t), 'n': n, 'split': split, 'document_at': document_at, 'question_at': question_at,
+             'key_at': key_at, 'keys': keys.reshape(c, 1, w), 'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights),
              'kinds': kinds, 'document_of': np.concatenate(document_of),
              'fitting': looks.fitting([a for x in contexts for a in x['about']]), **rows.arrays(), **looks.arrays()}
     batch['targets'][:split][rng.random(split) >= document_loss] = IGNORE
@@ -134,5 +137,5 @@ def to_device(batch, device):
     moved = {k: torch.as_tensor(v).to(device) for k, v in batch.items() if isinstance(v, np.ndarray)}
     there = moved.pop('keys')
     moved['mask'] = torch.zeros(there.shape, device=device).masked_fill_(~there, float('-inf'))
-    moved['shape'], moved['kinds'], moved['split'] = batch['shape'], batch['kinds'], batch['split']
+    moved.update((k, batch[k]) for k in ('shape', 'n', 'kinds', 'split'))
     return moved

@@ -249,9 +249,9 @@ LOOK_UPS = ['What is the {l} of {n}?', 'What is the {l} of {n}?', 'What is the {
 
 # An answer is a list of (text, look): look is None or (what, document), which document of the context tells the text.
 # what: ANYWHERE, no other context tells it to this question; HERE, others might; END, the document as a whole is meant: one
-# about what the question asks for, (kind, place or None).
+# about what the question asks for, (kind, place or None). Texts that an answer begins with may be GIVEN: not to be foretold.
 
-ANYWHERE, HERE, END = range(3)
+ANYWHERE, HERE, END, GIVEN = range(4)
 
 
 def ask_look_up(w, e, i, look=ANYWHERE):
@@ -281,6 +281,15 @@ def ask_which(w, domain, kind, where, entities):
     return 'which', form.format(k=article(described(kind, where, domain))), numbers_of(entities, (kind, where))
 
 
+def findings(entities, asked_for):
+    """The first line of the answer to a request: the numbers of the documents that fit, then whom each is about."""
+    out = numbers_of(entities, asked_for) + [(':', None)]
+    for i, e in enumerate(entities):
+        out += [(';', None)] if i else []
+        out += [(' %d' % e.number, None), (' ' + e.name, (HERE, e.at))]
+    return out + [('\n', None)]
+
+
 def request_begin(domain, kind, where):
     return 'Request: list every %s that the documents describe.' % described(kind, where, domain)
 
@@ -294,16 +303,16 @@ def request(domain, kind, where, asked):
 
 def ask_early(domain, asked_for, entities):
     """A request of which the second half has not come yet: the documents can be found already."""
-    return 'which', request_begin(domain, *asked_for), numbers_of(entities, asked_for) + [(': [', None)]
+    return 'early', request_begin(domain, *asked_for), findings(entities, asked_for) + [('[', None)]
 
 
 def escaped(text):
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def json_answer(entities, asked_for, asked):
-    """Numbers of the documents first, then the list: keys beyond those asked for do not count in the score."""
-    out = numbers_of(entities, asked_for) + [(': [', None)]
+def listed(entities, asked):
+    """The list. Keys beyond those asked for do not count in the score."""
+    out = [('[', None)]
     for i, e in enumerate(entities):
         out += [(', {"document": "' if i else '{"document": "', None), (str(e.number), None), ('", "name": "', None),
                 (escaped(e.name), (HERE, e.at))]
@@ -311,6 +320,22 @@ def json_answer(entities, asked_for, asked):
             out += [('", "%s": "' % e.domain['attributes'][j]['key'], None), (escaped(e.values[j]), e.tells(j, HERE))]
         out.append(('"}', None))
     return out + [(']', None)]
+
+
+def ask_json(domain, asked_for, entities, asked):
+    return 'json', request(domain, *asked_for, asked), findings(entities, asked_for) + listed(entities, asked)
+
+
+def ask_part(w, domain, asked_for, entities, asked):
+    """What is written while documents are still being found: the list of those found so far."""
+    thoughts = [text for text, _ in findings(entities, asked_for)[:-1]]
+    thoughts = thoughts[:w.rng.randint(1, len(thoughts))]
+    found = min(len(thoughts) - 1, len(entities))
+    if len(thoughts) > len(entities) + 1:  # a name may be half there
+        words = thoughts[-1].split(' ')
+        thoughts[-1] = ' '.join(words[:w.rng.randint(2, max(2, len(words)))])
+    return ('part', request(domain, *asked_for, asked),
+            [(t, (GIVEN,)) for t in thoughts + ['\n', '[']] + listed(entities[:found], asked)[1:])
 
 
 # ----------------------------------------------------------------- contexts
@@ -439,16 +464,14 @@ def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('car
                 where = None
             found = [e for e in ordered if e.kind == kind and where in (None, e.values[0])]
             if len(found) <= most_items + 2:
-                out.append(ask_which(w, d, kind, where, found))
+                early = found and r.random() < 0.3
+                out.append(ask_early(d, (kind, where), found) if early else ask_which(w, d, kind, where, found))
         while len(out) < questions:
             out.append(ask_which(w, d, draw_kind(w, d), None, []))
     else:
         ordered = sorted((e for e in entities if e.item), key=lambda e: e.number)
-        out.append(('json', request(d, target[0], target[1], asked), json_answer(ordered, target, asked)))
-        out.append(ask_early(d, target, ordered) if r.random() < 0.5 else ask_which(w, d, target[0], target[1], ordered))
-        for _ in range(questions - 2):
-            e = r.choice(entities)
-            out.append(ask_look_up(w, e, r.choice(sorted(e.told))))
+        out.append(ask_json(d, target, ordered, asked))
+        out.append(ask_early(d, target, ordered) if r.random() < 0.3 else ask_part(w, d, target, ordered, asked))
     about = [(e.kind, e.values[0]) for _, e in texts]
     return {'documents': documents_out, 'about': about, 'questions': out}
 

@@ -146,21 +146,22 @@ def attend_inside(q, k, v, rows, kv):
 
 
 def attend(layer, batch, q, k, v):
-    """batch: contexts C, documents D each of n tokens at most, questions Q each of t at most; padded places of the
-    packed tokens in document_at and question_at; mask (C, 1, D · n): -inf where documents are filled up.
+    """batch: contexts C, documents D each of n tokens at most, in all w at most, questions Q each of t at most; padded
+    places of the packed tokens in document_at, question_at, and, of documents as keys of a context's questions, key_at;
+    mask (C, 1, w): -inf where these are filled up.
     Plain products: here the fused kernel takes longer on a CPU, as its pieces are small."""
-    c, d, n, asked, t = batch['shape']
+    c, d, w, asked, t = batch['shape']
     split, kv, group = batch['document_at'].shape[0], layer.kv, layer.heads // layer.kv
-    qd, kd, vd = (spread(y[:split], batch['document_at'], c * d * n) for y in (q, k, v))
+    qd, kd, vd = (spread(y[:split], batch['document_at'], c * d * batch['n']) for y in (q, k, v))
     scores, values = attend_inside(qd, kd, vd, c * d, kv)
     documents = by_tokens(torch.bmm(scores.softmax(-1), values), c * d, kv, group)
     qq, kq, vq = (spread(y[split:], batch['question_at'], c * asked * t) for y in (q, k, v))
     own, own_values = attend_inside(qq, kq, vq, c * asked, kv)  # (C · Q · kv, group · t, t)
     own = own.view(c, asked, kv, group, t, t).permute(0, 2, 3, 1, 4, 5).reshape(c * kv, -1, t)
-    kd, vd = by_heads(kd, c, kv), by_heads(vd, c, kv)
+    kd, vd = (by_heads(spread(y[:split], batch['key_at'], c * w), c, kv) for y in (k, v))
     mask = batch['mask'].repeat_interleave(kv, 0).to(q.dtype)
     over = torch.baddbmm(mask, by_heads(qq, c, kv), kd.transpose(1, 2), alpha=layer.dim ** -0.5)
-    over, own = torch.cat((over, own), -1).softmax(-1).split((d * n, t), -1)
+    over, own = torch.cat((over, own), -1).softmax(-1).split((w, t), -1)
     own = own.view(c, kv, group, asked, t, t).permute(0, 3, 1, 2, 4, 5).reshape(c * asked * kv, -1, t)
     questions = by_tokens(torch.bmm(over, vd), c, kv, group) + by_tokens(torch.bmm(own, own_values), c * asked, kv, group)
     return torch.cat((documents.index_select(0, batch['document_at']), questions.index_select(0, batch['question_at'])))

@@ -26,6 +26,7 @@ from muon import Muon
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LADDER = [1, 2, 3, 4, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200, 280]
+LOOKS = 256  # of a batch, that a group of heads of a layer is shown
 TASKS = ('look', 'which', 'json')
 
 
@@ -53,7 +54,7 @@ def make_batch(rng, encoder, pieces, rungs, a):
     if rung >= 3 and rng.random() < 0.4:  # fewer documents, but as long and as much alike as those of text2json make
         n, rich, near, styles = LADDER[rng.randint(1, max(2, at - 2))], rng.random(), 0.3, ('card', 'prose', 'prose')
         at = -1
-    questions = {'look': 8 + min(16, n // 4), 'which': 6 + min(6, n // 8), 'json': 3}[task]
+    questions = {'look': 8 + min(16, n // 4), 'which': 6 + min(6, n // 8), 'json': 2}[task]
     most = 2 if at < 4 else 3 if at < 6 else 6 if at < 9 else 12 if at < 11 else 20
     tokens = n * (35 + 70 * rich) + questions * (40 if task != 'json' else 100)
     c = max(1, int(a.tokens / tokens))
@@ -92,6 +93,7 @@ def seek_loss(looked, batch, layer, group):
     chosen = (batch['whole'] == bool(group)).nonzero()[:, 0]
     if not len(chosen):
         return None
+    chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[:LOOKS]]
     seeking, wanted = batch['seeking'][chosen], batch['sought'][chosen, None].expand(-1, heads)
     queries = q[seeking, group * heads:(group + 1) * heads]
     scores = torch.einsum('qhd,kd->qhk', queries, k[:split, group]) * k.shape[2] ** -0.5

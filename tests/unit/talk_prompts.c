@@ -217,10 +217,10 @@ Test(talk_prompts, chats_think_between_their_own_tokens, .init = make_folder, .f
     lode_tokenizer_close(&tokenizer);
 }
 
-/* The shipped model was trained on "Documents 3 7: [{"document": …}, {…}]<|end|>", cut at these places. */
+/* The shipped model was trained on "Documents 3 7: 3 Ada; 7 Bo↵[{"document": …}, {…}]<|end|>", cut at these places. */
 Test(talk_prompts, the_shipped_models_are_the_tokens_it_was_trained_on)
 {
-    static const char *const pieces[] = {"Documents",           " 3", " 7", ": [", "{\"document\": \"", "3", "\"}",
+    static const char *const pieces[] = {"Documents",           " 3", ";", "\n[", "{\"document\": \"", "3", "\"}",
                                          ", {\"document\": \"", "]"};
     lode_tokenizer_h tokenizer;
     lode_prompts_t p;
@@ -240,9 +240,9 @@ Test(talk_prompts, the_shipped_models_are_the_tokens_it_was_trained_on)
     cr_assert(no.count == 2 && no.ids[0] == at[8].ids[0] &&
               (int64_t)no.ids[1] == lode_tokenizer_special(tokenizer, "<|end|>"));
     lode_talk_tail_t tail = {0};
-    const char *seven = lode_tokenizer_bytes(tokenizer, at[2].ids[0], &bytes);
-    lode_tail_add(&tail, "Documents 3", 11);
-    cr_assert(at[2].count == 1 && lode_tail_ends(&tail, &p.thinker_paragraphs, seven, bytes));
+    const char *semicolon = lode_tokenizer_bytes(tokenizer, at[2].ids[0], &bytes);
+    lode_tail_add(&tail, "Documents 3: 3 Ada", 18);
+    cr_assert(at[2].count == 1 && lode_tail_ends(&tail, &p.thinker_paragraphs, semicolon, bytes));
     cr_assert(lode_tail_ends(&tail, &p.writer_paragraphs, "\"}", 2));
     for (int i = 0; i < 9; i++)
         lode_tokens_free(&at[i]);
