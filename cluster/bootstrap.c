@@ -186,8 +186,8 @@ static lode_status_t context_create(lode_fabric_h fabric)
     if (status == LODE_OK && sockets)
         status = tune(config, "UCX_TCP_MAX_IOV", "MAX_IOV", TCP_RUNS);
     /*
-     * A connect() that waits holds all calls up while a host is dead, and UCX 1.13 aborts if it is refused on an endpoint
-     * that takes over the connection of a peer that has just been killed.
+     * A connect() that waits holds all calls up while a host is dead, and UCX 1.13 aborts if it is refused on an
+     * endpoint that takes over the connection of a peer that has just been killed.
      */
     if (status == LODE_OK && sockets)
         status = tune(config, "UCX_TCP_CONN_NB", "CONN_NB", "y");
