@@ -170,21 +170,6 @@ static json_t *row_json(const lode_score_bench_t *b, const lode_reading_row_t *r
     return row;
 }
 
-static json_t *model_json(const lode_score_bench_t *b)
-{
-    const lode_model_info_t *info = lode_model_info(lode_reader_model(b->stores.readers[0]));
-    json_t *model = json_object();
-    lode_job_set_text(model, "folder", b->model);
-    lode_job_set_text(model, "family", info->family);
-    lode_job_set_count(model, "parameters", info->parameters);
-    lode_job_set_count(model, "layers", info->geometry.layers);
-    lode_job_set_count(model, "heads", info->geometry.query_heads);
-    lode_job_set_count(model, "kv_heads", info->geometry.kv_heads);
-    lode_job_set_count(model, "head_dim", info->geometry.head_dim);
-    lode_job_set_text(model, "products", info->products);
-    return model;
-}
-
 json_t *lode_score_json(const lode_score_bench_t *b)
 {
     const char *transform = lode_config_get(b->config, "transform");
@@ -196,7 +181,7 @@ json_t *lode_score_json(const lode_score_bench_t *b)
     lode_job_set_text(report, "task", b->look_ups ? "look-ups" : "text2json");
     lode_job_set_text(report, "host", host);
     lode_job_set_count(report, "ranks", b->job.ranks);
-    json_object_set_new(report, "model", model_json(b));
+    json_object_set_new(report, "model", lode_stores_json(&b->stores, b->model));
     lode_job_set_text(report, "samples_file", b->samples_path);
     lode_job_set_count(report, "samples", b->samples);
     lode_job_set_number(report, "documents_per_sample", per((double)b->documents, b->samples));

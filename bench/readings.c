@@ -212,3 +212,18 @@ void lode_stores_close(lode_stores_t *stores)
     if (stores->cluster)
         lode_cluster_leave(&stores->cluster);
 }
+
+json_t *lode_stores_json(const lode_stores_t *stores, const char *folder)
+{
+    const lode_model_info_t *info = lode_model_info(lode_reader_model(stores->readers[0]));
+    json_t *model = json_object();
+    lode_job_set_text(model, "folder", folder);
+    lode_job_set_text(model, "family", info->family);
+    lode_job_set_count(model, "parameters", info->parameters);
+    lode_job_set_count(model, "layers", info->geometry.layers);
+    lode_job_set_count(model, "heads", info->geometry.query_heads);
+    lode_job_set_count(model, "kv_heads", info->geometry.kv_heads);
+    lode_job_set_count(model, "head_dim", info->geometry.head_dim);
+    lode_job_set_text(model, "products", info->products);
+    return model;
+}

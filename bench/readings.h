@@ -49,6 +49,8 @@ lode_status_t lode_stores_ingest(const lode_stores_t *stores, const lode_job_t *
 lode_status_t lode_stores_list(const lode_stores_t *stores, const lode_problem_t *problem);
 /** Drop all blocks of the cluster, which are a sample's. */
 lode_status_t lode_stores_forget(const lode_stores_t *stores);
+/** What the model is, for a report. */
+json_t *lode_stores_json(const lode_stores_t *stores, const char *folder);
 void lode_stores_close(lode_stores_t *stores);
 
 #endif
