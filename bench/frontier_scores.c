@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/options.h"
 #include "bench/frontier.h"
+#include "bench/options.h"
 #include "bench/page.h"
 
 static lode_status_t wrong(const char *path, const char *what)

@@ -7,9 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "bench/options.h"
 #include "bench/bench.h"
 #include "bench/job.h"
+#include "bench/options.h"
 #include "bench/progress.h"
 #include "bench/text2json_inside.h"
 
