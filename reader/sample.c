@@ -30,6 +30,7 @@ static bool before(choice_t x, choice_t y)
 typedef struct ranking {
     choice_t *choices; /* a heap, and behind it what was taken from it */
     uint32_t count, taken;
+    float top; /* logit of the likeliest */
 } ranking_t;
 
 static void sink(choice_t *heap, uint32_t count, uint32_t at)
@@ -65,30 +66,24 @@ static double draw(uint64_t *state)
 }
 
 /* Relative to the likeliest. */
-static double weight(const lode_sampling_t *sampling, ranking_t *ranking, uint32_t place)
+static double weight(const lode_sampling_t *sampling, const ranking_t *ranking, choice_t choice)
 {
-    double above = (double)ranked(ranking, place).logit - (double)ranked(ranking, 0).logit;
-    return exp(above / sampling->temperature);
+    return exp(((double)choice.logit - (double)ranking->top) / sampling->temperature);
 }
 
 /* How many of the choices, likeliest first, make top_p of the whole, and what they weigh together. */
 static uint32_t nucleus(const lode_sampling_t *sampling, ranking_t *ranking, double *mass)
 {
-    uint32_t n = sampling->top_k && sampling->top_k < ranking->count ? sampling->top_k : ranking->count, kept = 0;
+    bool all = !sampling->top_k || sampling->top_k >= ranking->count; /* then their order does not matter */
+    uint32_t n = all ? ranking->count : sampling->top_k, kept = 0;
     double whole = 0, sum = 0;
-    if (n < ranking->count) {
-        for (uint32_t i = 0; i < n; i++)
-            whole += weight(sampling, ranking, i);
-    } else {
-        float top = ranking->choices[0].logit;
-        for (uint32_t i = 0; i < n; i++)
-            whole += exp(((double)ranking->choices[i].logit - (double)top) / sampling->temperature);
-    }
+    for (uint32_t i = 0; i < n; i++)
+        whole += weight(sampling, ranking, all ? ranking->choices[i] : ranked(ranking, i));
     *mass = whole;
     if (sampling->top_p >= 1)
         return n;
     while (kept < n && (kept == 0 || sum < sampling->top_p * whole))
-        sum += weight(sampling, ranking, kept++);
+        sum += weight(sampling, ranking, ranked(ranking, kept++));
     *mass = sum;
     return kept;
 }
@@ -98,16 +93,19 @@ uint32_t lode_sample(const lode_sampling_t *sampling, const float *logits, uint3
     choice_t *choices = sampling->temperature > 0 ? malloc(vocabulary * sizeof *choices) : NULL;
     if (!choices)
         return likeliest(logits, vocabulary);
-    for (uint32_t i = 0; i < vocabulary; i++)
+    ranking_t ranking = {choices, vocabulary, 0, -INFINITY};
+    for (uint32_t i = 0; i < vocabulary; i++) {
         choices[i] = (choice_t){logits[i], i};
+        ranking.top = fmaxf(ranking.top, logits[i]);
+    }
     for (uint32_t i = vocabulary / 2; i-- > 0;)
         sink(choices, vocabulary, i);
-    ranking_t ranking = {choices, vocabulary, 0};
     double mass;
     uint32_t n = nucleus(sampling, &ranking, &mass), at = 0;
     double rest = draw(state) * mass;
     /* what weighs nothing is not taken, however the sums were rounded */
-    while (at + 1 < n && (rest -= weight(sampling, &ranking, at)) >= 0 && weight(sampling, &ranking, at + 1) > 0)
+    while (at + 1 < n && (rest -= weight(sampling, &ranking, ranked(&ranking, at))) >= 0 &&
+           weight(sampling, &ranking, ranked(&ranking, at + 1)) > 0)
         at++;
     uint32_t token = ranked(&ranking, at).token;
     free(choices);
