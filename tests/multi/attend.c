@@ -50,15 +50,9 @@ static lode_geometry_t geometry_of(uint32_t layers, uint32_t dim)
 
 static lode_cluster_h join(const lode_geometry_t *geometry, const char *const *settings)
 {
-    lode_config_h config;
+    static const char *const small[] = {"arena", "32MiB", "landing", "1MiB", NULL};
     lode_cluster_h cluster;
-    MUST(lode_config_create(&config));
-    MUST(lode_config_set(config, "arena", "32MiB"));
-    MUST(lode_config_set(config, "landing", "1MiB"));
-    for (; settings && *settings; settings += 2)
-        MUST(lode_config_set(config, settings[0], settings[1]));
-    MUST(lode_cluster_join(config, geometry, &cluster));
-    lode_config_destroy(&config);
+    MUST(join_by(geometry, small, settings, &cluster));
     return cluster;
 }
 

@@ -31,18 +31,9 @@ static const lode_geometry_t geometry = {
 
 static lode_status_t try_join(const char *const *settings, lode_cluster_h *cluster)
 {
-    lode_config_h config;
-    MUST(lode_config_create(&config));
-    MUST(lode_config_set(config, "arena", "16MiB"));
-    MUST(lode_config_set(config, "landing", "128KiB"));
-    MUST(lode_config_set(config, "landmarks", "64MiB"));
-    MUST(lode_config_set(config, "blocks", "64"));
-    MUST(lode_config_set(config, "threads", "1"));
-    for (; settings && *settings; settings += 2)
-        MUST(lode_config_set(config, settings[0], settings[1]));
-    lode_status_t status = lode_cluster_join(config, &geometry, cluster);
-    lode_config_destroy(&config);
-    return status;
+    static const char *const small[] = {"arena",  "16MiB", "landing", "128KiB", "landmarks", "64MiB",
+                                        "blocks", "64",    "threads", "1",      NULL};
+    return join_by(&geometry, small, settings, cluster);
 }
 
 static lode_cluster_h join(const char *const *settings)

@@ -38,6 +38,26 @@ static inline int rank_here(void)
         }                                                                                 \
     } while (0)
 
+/** Options of a cluster, each followed by its value, NULL at the end; none if that is NULL. */
+static inline void config_take(lode_config_h config, const char *const *settings)
+{
+    for (; settings && *settings; settings += 2)
+        MUST(lode_config_set(config, settings[0], settings[1]));
+}
+
+/** Join with some settings, and then others. Collective. */
+static inline lode_status_t join_by(const lode_geometry_t *geometry, const char *const *first,
+                                    const char *const *others, lode_cluster_h *cluster)
+{
+    lode_config_h config;
+    MUST(lode_config_create(&config));
+    config_take(config, first);
+    config_take(config, others);
+    lode_status_t status = lode_cluster_join(config, geometry, cluster);
+    lode_config_destroy(&config);
+    return status;
+}
+
 static inline float value_at(uint64_t seed, uint64_t i)
 {
     return (float)((int64_t)(lode_mix(seed, i) >> 40) - (1 << 23)) * (2.0f / (1 << 23));

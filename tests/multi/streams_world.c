@@ -8,15 +8,9 @@ static lode_cluster_h join(const char *const *settings)
 {
     const lode_geometry_t geometry = {
         .layers = LAYERS, .query_heads = QUERY_HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .rope = rope};
-    lode_config_h config;
+    static const char *const small[] = {"arena", "64MiB", "landing", "1MiB", NULL};
     lode_cluster_h cluster;
-    MUST(lode_config_create(&config));
-    MUST(lode_config_set(config, "arena", "64MiB"));
-    MUST(lode_config_set(config, "landing", "1MiB"));
-    for (; settings && *settings; settings += 2)
-        MUST(lode_config_set(config, settings[0], settings[1]));
-    MUST(lode_cluster_join(config, &geometry, &cluster));
-    lode_config_destroy(&config);
+    MUST(join_by(&geometry, small, settings, &cluster));
     return cluster;
 }
 
