@@ -129,6 +129,18 @@ start_service() {
     done
 }
 
+# stat_becomes SECONDS FILTER: within that time `lodemark stat` is so, by a jq filter; its last answer is in stat.json
+stat_becomes() {
+    local end=$((SECONDS + $1))
+    until "$lodemark" stat --json > "$scratch/stat.json" && jq -e "$2" "$scratch/stat.json" > /dev/null; do
+        ((SECONDS < end)) || {
+            cat "$scratch/stat.json" "$scratch/service.log"
+            die "not so after $1 s: $2"
+        }
+        sleep 0.1
+    done
+}
+
 # service_ranks: process ids of the daemons, rank 0 first
 service_ranks() {
     local mpirun_pid pid
