@@ -124,7 +124,7 @@ def pack(contexts, encoder, rng, document_loss=0.25):
     key_at, w = padded([(at, sum(len(ids) for _, ids in documents)) for at, documents in enumerate(there)])
     keys = np.zeros(c * w, bool)
     keys[key_at] = True
-    batch = {'shape': (c, d, w, asked, t), 'n': n, 'split': split, 'document_at': document_at, 'question_at': question_at,
+    batch = {'shape': (c, d, n, w, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
              'key_at': key_at, 'keys': keys.reshape(c, 1, w), 'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights),
              'kinds': kinds, 'document_of': np.concatenate(document_of),
              'fitting': looks.fitting([a for x in contexts for a in x['about']]), **rows.arrays(), **looks.arrays()}
@@ -137,5 +137,5 @@ def to_device(batch, device):
     moved = {k: torch.as_tensor(v).to(device) for k, v in batch.items() if isinstance(v, np.ndarray)}
     there = moved.pop('keys')
     moved['mask'] = torch.zeros(there.shape, device=device).masked_fill_(~there, float('-inf'))
-    moved.update((k, batch[k]) for k in ('shape', 'n', 'kinds', 'split'))
+    moved.update((k, batch[k]) for k in ('shape', 'kinds', 'split'))
     return moved

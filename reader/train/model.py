@@ -150,9 +150,9 @@ def attend(layer, batch, q, k, v):
     places of the packed tokens in document_at, question_at, and, of documents as keys of a context's questions, key_at;
     mask (C, 1, w): -inf where these are filled up.
     Plain products: here the fused kernel takes longer on a CPU, as its pieces are small."""
-    c, d, w, asked, t = batch['shape']
+    c, d, n, w, asked, t = batch['shape']
     split, kv, group = batch['document_at'].shape[0], layer.kv, layer.heads // layer.kv
-    qd, kd, vd = (spread(y[:split], batch['document_at'], c * d * batch['n']) for y in (q, k, v))
+    qd, kd, vd = (spread(y[:split], batch['document_at'], c * d * n) for y in (q, k, v))
     scores, values = attend_inside(qd, kd, vd, c * d, kv)
     documents = by_tokens(torch.bmm(scores.softmax(-1), values), c * d, kv, group)
     qq, kq, vq = (spread(y[split:], batch['question_at'], c * asked * t) for y in (q, k, v))
