@@ -2,11 +2,10 @@
 """Contexts of text to arrays for the model."""
 import numpy as np
 
-from data import ANYWHERE, END, GIVEN
+from data import LOOKS
 from model import RANGE, share_spaces
 
 IGNORE = -100
-FIRST_WEIGHT = 3.0  # of an answer's first token: the one that takes a choice
 
 
 class Encoder:
@@ -35,50 +34,69 @@ def stands(base, ids, document):
     return None
 
 
-class Looks:
-    """Which token of the documents each token of an answer should be told by, as the token before it sees it."""
+class Seeking:
+    """Which token each token of an answer should look at: (place, place sought) in the batch by what is looked for. And, for
+    what documents may be of, (place, meaning) of the questions' tokens that ask for it and of the answers' that should tell it."""
 
-    def __init__(self, base):
-        self.base, self.seeking, self.sought, self.everywhere, self.whole, self.asked_for = base, [], [], [], [], []
+    def __init__(self, encoder):
+        self.encoder, self.meanings, self.begins = encoder, {}, {}
+        self.seek, self.asked, self.alike = ({what: [] for what in LOOKS} for _ in range(3))
 
-    def add(self, look, first, ids, document, start):
-        """first: place in the batch of the token before ids; start: of the document's first token."""
-        if look == END:
-            found, count = len(document) - 1, 1
+    def meaning(self, text):
+        return self.meanings.setdefault(text, len(self.meanings))
+
+    def ask(self, asked, place):
+        """What a question asks for, by what it is; the question stands from a place on. Gives what -> (text, its last token's place)."""
+        out = {}
+        for what, (text, begin) in asked.items():
+            if begin not in self.begins:
+                self.begins[begin] = len(self.encoder.encode([begin])[0])
+            out[what] = text, place + self.begins[begin]
+            self.asked[what].append((out[what][1], self.meaning(text)))
+        return out
+
+    def answer(self, look, place, ids, documents, ends, asked, nothing):
+        """One look of a piece of ids. place: of the token before them; documents: (place, ids) of each; ends: last tokens of the pieces
+        before; asked: what ask() gave; nothing: the token to look at for what nothing tells."""
+        what, where = look
+        if what == 'since':
+            self.seek['latest'] += [(place + i, ends[where]) for i in range(1, len(ids))]
+        elif what == 'text':
+            start, document = documents[where]
+            at = stands(self.encoder.base, ids, document)
+            if at is not None:
+                self.seek[what] += [(place + i, start + at + i) for i in range(len(ids))]
+        elif what in ('kind', 'place'):
+            text, there = asked.get(what, (None, nothing))
+            self.seek[what].append((place, there if where == text else nothing))
+            if where != '?':
+                self.alike[what].append((place, self.meaning(where)))
+        elif where is None:
+            self.seek[what].append((place, nothing))
         else:
-            found, count = stands(self.base, ids, document), len(ids)
-        if found is not None:
-            self.seeking += range(first, first + count)
-            self.sought += range(start + found, start + found + count)
-            self.everywhere += [look == ANYWHERE] * count
-            self.whole += [look == END] * count
-
-    def fitting(self, about):
-        """(looks for whole documents, documents): which documents, of whatever context, are what was asked for."""
-        return np.array([[kind == k and place in (None, p) for k, p in about] for kind, place in self.asked_for], bool)
+            self.seek[what].append((place, ends[where] if what != 'document' else documents[where][0] + len(documents[where][1]) - 1))
 
     def arrays(self):
-        return {'seeking': np.array(self.seeking, np.int64), 'sought': np.array(self.sought, np.int64),
-                'everywhere': np.array(self.everywhere, bool), 'whole': np.array(self.whole, bool)}
+        return {'%s %s' % (name, what): np.array(pairs, np.int64).reshape(-1, 2)
+                for name in ('seek', 'asked', 'alike') for what, pairs in getattr(self, name).items()}
 
 
 class Rows:
     """Tokens of all documents, then of all questions, packed without gaps."""
 
     def __init__(self):
-        self.tokens, self.positions, self.targets, self.contexts = [], [], [], []
+        self.tokens, self.positions, self.targets = [], [], []
 
-    def add(self, ids, position, context, begin=1):
-        """Those from begin on are to be foretold. Gives the place of the first."""
+    def add(self, ids, positions, told):
+        """told: which are to be foretold. Gives the place of the first."""
         self.tokens += ids
-        self.positions.append(position + np.arange(len(ids)))
-        self.targets.append(np.array([IGNORE] * (begin - 1) + ids[begin:] + [IGNORE]))
-        self.contexts.append(np.full(len(ids), context))
+        self.positions.append(positions)
+        self.targets.append(np.append(np.where(told, ids, IGNORE)[1:], IGNORE))
         return len(self.tokens) - len(ids)
 
     def arrays(self):
         return {'tokens': np.array(self.tokens), 'positions': np.concatenate(self.positions),
-                'targets': np.concatenate(self.targets), 'contexts': np.concatenate(self.contexts)}
+                'targets': np.concatenate(self.targets)}
 
 
 def padded(counts):
@@ -87,55 +105,67 @@ def padded(counts):
     return np.concatenate([row * width + np.arange(count) for row, count in counts]), width
 
 
-def pack(contexts, encoder, rng, document_loss=0.25):
+def sample(rng, begin, count):
+    """Some of so many tokens from a place on, and how many of all each stands for."""
+    kept = min(count, max(128, count // 8))
+    return begin + np.sort(rng.choice(count, kept, replace=False)), count / kept
+
+
+def lay_out(answer, pieces, question, place, documents, seeking, end):
+    """A question and its answer, from a place on: tokens, weight of each in the loss, positions left out before each."""
+    ids, weights, gaps, ends = list(question), [0.0] * len(question), [0] * len(question), []
+    asked, nothing = seeking.ask(answer.asked, place), place + len(question) - 1
+    for piece, new in zip(answer.pieces, pieces):
+        for look in piece.looks:
+            seeking.answer(look, place + len(ids) - 1, new, documents, ends, asked, nothing)
+        ids += new
+        weights += [piece.weight] + [min(piece.weight, 1.0)] * (len(new) - 1)
+        gaps += [piece.skip] + [0] * (len(new) - 1)
+        ends.append(place + len(ids) - 1)
+    return ids + [end], np.array(weights + [1.0], np.float32), np.array(gaps + [0])
+
+
+def pack(contexts, encoder, rng, document_loss=0.1):
     """Contexts, those with fewer documents or questions than others filled up, to one batch of arrays."""
     c, d, asked = len(contexts), *(max(len(x[what]) for x in contexts) for what in ('documents', 'questions'))
     docs = iter(encoder.encode([t for x in contexts for t in x['documents']]))
     questions = iter(encoder.encode([q for x in contexts for _, q, _ in x['questions']]))
-    pieces = iter(encoder.encode([t for x in contexts for _, _, a in x['questions'] for t, _ in a]))
-    rows, looks, there, document_of = Rows(), Looks(encoder.base), [[] for _ in contexts], []
+    pieces = iter(encoder.encode([piece.text for x in contexts for _, _, a in x['questions'] for piece in a.pieces]))
+    rows, seeking, there = Rows(), Seeking(encoder), [[] for _ in contexts]
     document_rows, question_rows, kinds, answer_of, weights = [], [], [], [], []
     for at, x in enumerate(contexts):
         for j, _ in enumerate(x['documents']):
             ids = encoder.document(next(docs))
-            document_of.append(np.full(len(ids), len(document_rows)))
             document_rows.append((at * d + j, len(ids)))
-            there[at].append((rows.add(ids, RANGE - len(ids), at), ids))
+            told = rng.random(len(ids)) < document_loss
+            there[at].append((rows.add(ids, np.arange(RANGE - len(ids), RANGE), told), ids))
     split = len(rows.tokens)
     for at, x in enumerate(contexts):
         for j, (kind, _, answer) in enumerate(x['questions']):
-            ids = encoder.question(next(questions))
-            begin = len(ids)
-            for (_, look), piece in zip(answer, pieces):
-                if look and look[0] == GIVEN:
-                    begin += len(piece)
-                elif look:
-                    start, document = there[at][look[1]]
-                    looks.add(look[0], len(rows.tokens) + len(ids) - 1, piece, document, start)
-                    looks.asked_for += look[2:]
-                ids = ids + piece
-            ids.append(encoder.end)
+            ids, weight, gaps = lay_out(answer, [next(pieces) for _ in answer.pieces], encoder.question(next(questions)),
+                                        len(rows.tokens), there[at], seeking, encoder.end)
             question_rows.append((at * asked + j, len(ids)))
-            rows.add(ids, RANGE, at, begin)
+            rows.add(ids, RANGE + np.arange(len(ids)) + gaps.cumsum(), weight > 0)
             answer_of.append(np.full(len(ids), len(kinds)))
-            weights.append(np.where(np.arange(len(ids)) == begin - 1, FIRST_WEIGHT, 1.0).astype(np.float32))
+            weights.append(np.append(weight[1:], 0).astype(np.float32))
             kinds.append(kind)
     (document_at, n), (question_at, t) = padded(document_rows), padded(question_rows)
     key_at, w = padded([(at, sum(len(ids) for _, ids in documents)) for at, documents in enumerate(there)])
     keys = np.zeros(c * w, bool)
     keys[key_at] = True
-    batch = {'shape': (c, d, n, w, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
-             'key_at': key_at, 'keys': keys.reshape(c, 1, w), 'answer_of': np.concatenate(answer_of), 'weights': np.concatenate(weights),
-             'kinds': kinds, 'document_of': np.concatenate(document_of),
-             'fitting': looks.fitting([a for x in contexts for a in x['about']]), **rows.arrays(), **looks.arrays()}
-    batch['targets'][:split][rng.random(split) >= document_loss] = IGNORE
-    return batch
+    few = [sample(rng, documents[0][0], sum(len(ids) for _, ids in documents)) for documents in there]
+    few_at, width = padded([(at, len(tokens)) for at, (tokens, _) in enumerate(few)])
+    few_mask = np.full((c, 1, width), -np.inf, np.float32)
+    for at, (tokens, crowd) in enumerate(few):
+        few_mask[at, 0, :len(tokens)] = np.log(crowd)
+    return {'shape': (c, d, n, w, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
+            'key_at': key_at, 'mask': np.where(keys, 0, -np.inf).astype(np.float32).reshape(c, 1, w),
+            'few': np.concatenate([tokens for tokens, _ in few]), 'few_at': few_at, 'few_mask': few_mask, 'answer_of': np.concatenate(answer_of),
+            'weights': np.concatenate(weights), 'kinds': kinds, **rows.arrays(), **seeking.arrays()}
 
 
 def to_device(batch, device):
     import torch
     moved = {k: torch.as_tensor(v).to(device) for k, v in batch.items() if isinstance(v, np.ndarray)}
-    there = moved.pop('keys')
-    moved['mask'] = torch.zeros(there.shape, device=device).masked_fill_(~there, float('-inf'))
-    moved.update((k, batch[k]) for k in ('shape', 'kinds', 'split'))
+    moved.update((k, batch[k]) for k in ('shape', 'kinds', 'split', 'task', 'rung', 'at'))
     return moved

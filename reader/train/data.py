@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Invented documents and questions about them.
 
-A context is {"documents": [text], "about": [(kind, place)], "questions": [(kind, question, answer)]}, an answer a list of
-texts with where they stand. Entities come from the four domains of
+A context is {"documents": [text], "questions": [(kind, question, answer)]}. Entities come from the four domains of
 `lodemark text2json` (its sentences; of its words only those not held out) or from schemes drawn at random. Most words
 are invented on the spot, so that the model has to copy and to compare instead of knowing lists by heart.
 """
@@ -10,6 +9,7 @@ import json
 import os
 import random
 import re
+from collections import namedtuple
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TABLES = json.load(open(os.path.join(HERE, 'domains.json'), encoding='utf-8'))
@@ -156,9 +156,10 @@ class Entity:
         self.later = {}  # of those, the ones that its second document tells
         self.at = self.at_later = None  # its documents in the context, where they are its own
 
-    def tells(self, i, look):
+    def tells(self, i):
+        """Where an attribute is told, as a piece's looks."""
         at = self.at_later if i in self.later else self.at
-        return None if at is None else (look, at)
+        return [] if at is None else [('text', at)]
 
 
 # ---------------------------------------------------------------- documents
@@ -247,51 +248,123 @@ LOOK_UPS = ['What is the {l} of {n}?', 'What is the {l} of {n}?', 'What is the {
             'Which {l} does {n} have?', 'About {n}: {a}?', 'Look up {n} and tell {a}.', 'I need the {l} of {n}.']
 
 
-# An answer is a list of (text, look): look is None or (what, document), which document of the context tells the text.
-# what: ANYWHERE, no other context tells it to this question; HERE, others might; END, the document as a whole is meant: one
-# about what the question asks for, (kind, place or None). Texts that an answer begins with may be GIVEN: not to be foretold.
-
-ANYWHERE, HERE, END, GIVEN = range(4)
+Piece = namedtuple('Piece', 'text looks weight skip')
 
 
-def ask_look_up(w, e, i, look=ANYWHERE):
+class Answer:
+    """Pieces of text, in order. Each says where the tokens before its own should look, that is, what tells them.
+
+    what    one of LOOKS; 'text': at each token of the piece in a document, else from the token before the piece, and for
+            'since' from those in the piece, as 'latest'
+    where   a document of the context; for 'latest', 'since' and 'next' the place of an earlier piece; for 'kind' and 'place' what a
+            document is of; None where nothing tells it
+
+    asked: what -> (what is asked for, how the question begins to the end of that).
+    """
+
+    def __init__(self, asked=()):
+        self.pieces, self.asked = [], dict(asked)
+
+    def add(self, text, *looks, weight=1.0, given=False, skip=0):
+        """given: not to be foretold. skip: positions left out before it. Gives the piece's place."""
+        self.pieces.append(Piece(text, looks, 0.0 if given else weight, skip))
+        return len(self.pieces) - 1
+
+
+# text: the token of a document that is written next. document: the end of the document whose number was just written.
+# kind, place: what the question asks for, if that document is of it. latest: the last document that was written about. next: the one
+# found after it.
+LOOKS = ('text', 'document', 'kind', 'place', 'latest', 'next')
+CHOICE, SURE = 3.0, 0.3  # weights of tokens that take a choice, and of those that follow from the token before
+
+
+def ask_look_up(w, e, i):
     a = e.domain['attributes'][i]
     label = a['label'] if a['label'][1:2].isupper() else a['label'][0].lower() + a['label'][1:]
-    form = w.rng.choice(LOOK_UPS)
-    return 'look', form.format(l=label, n=e.name, a=a['asked']), [(e.values[i], e.tells(i, look))]
+    form, answer = w.rng.choice(LOOK_UPS), Answer()
+    answer.add(e.values[i], *e.tells(i), weight=CHOICE)
+    return 'look', form.format(l=label, n=e.name, a=a['asked']), answer
 
 
 def ask_number(w, number, e, i):
     a = e.domain['attributes'][i]
-    form = w.rng.choice(['What is the {l} in document {n}?', 'Document {n}: {l}?'])
-    return 'number', form.format(l=a['label'].lower(), n=number), [(e.values[i], e.tells(i, HERE))]
+    form, answer = w.rng.choice(['What is the {l} in document {n}?', 'Document {n}: {l}?']), Answer()
+    answer.add(e.values[i], *e.tells(i), weight=CHOICE)
+    return 'number', form.format(l=a['label'].lower(), n=number), answer
 
 
 def described(kind, where, domain):
     return kind + (' %s %s' % (domain['request_place'], where) if where else '')
 
 
-def numbers_of(entities, asked_for):
-    found = [(' %d' % e.number, (END, e.at, asked_for)) for e in entities]
-    return [('Documents', None)] + found if found else [('none', None)]
+def some(rng, count, most):
+    """Of so many documents at most that many, in runs, the last among them."""
+    kept = {count - 1}
+    while len(kept) < min(most, count):
+        begin = rng.randrange(count)
+        kept |= set(range(begin, min(count, begin + rng.randint(1, most - len(kept)))))
+    return sorted(kept)
 
 
-def ask_which(w, domain, kind, where, entities):
-    form = w.rng.choice(['Which documents describe {k}?', 'Which documents describe {k}?', 'Documents about {k}?'])
-    return 'which', form.format(k=article(described(kind, where, domain))), numbers_of(entities, (kind, where))
+WALKED = {'find': 13, 'list': 8}  # documents of a first line, at most
 
 
-def findings(entities, asked_for):
-    """The first line of the answer to a request: the numbers of the documents that fit, then whom each is about."""
-    out = numbers_of(entities, asked_for) + [(':', None)]
-    for i, e in enumerate(entities):
-        out += [(';', None)] if i else []
-        out += [(' %d' % e.number, None), (' ' + e.name, (HERE, e.at))]
-    return out + [('\n', None)]
+def think(answer, rng, numbers, documents, domain, asked_for, most):
+    """The first line of the answer to a request: every document's number, and after those that fit whom it is about. documents:
+    the entity that each introduces, or None. Of many documents some are left out, as where numbers are missing between two: there
+    the line has a gap. Gives [(entity, piece of its colon)]."""
+    answer.add('Documents', weight=SURE)
+    kind, where = asked_for
+    answer.asked['kind'] = (kind, REQUEST + kind)
+    if where:
+        answer.asked['place'] = (where, REQUEST + described(kind, where, domain))
+    said, expected, last = [], 1, None
+    for at in some(rng, len(numbers), most) + [None]:
+        number = numbers[-1] + 1 if at is None else numbers[at]
+        gap = max(0, number - expected)
+        last = answer.add(' %d' % number, ('latest', last), given=gap > 0, skip=gap * 5 + rng.randint(0, 4 * gap))
+        expected = number + 1
+        if at is None:
+            answer.add('.', ('document', None), weight=CHOICE)
+            break
+        e = documents[at]
+        told = e.kind if e else '?'
+        answer.add(' ' + told, ('document', at), ('since', last), *([('text', at)] if e else []), weight=CHOICE)
+        verdict, place = ('kind', told), None
+        if told == kind and where:
+            place = e.values[0] if 0 in e.told else '?'
+            answer.add(' /', verdict, weight=CHOICE)
+            answer.add(' ' + place, ('latest', last), ('since', last), *([('text', at)] if 0 in e.told else []), weight=CHOICE)
+            verdict = ('place', place)
+        if told == kind and place == where:
+            colon = said[-1][1] if said else None
+            said.append((e, answer.add(':', verdict, weight=CHOICE)))
+            answer.add(' ' + e.name, ('text', at), ('latest', colon), ('since', said[-1][1]))
+            answer.add(';')
+        else:
+            answer.add(',', verdict, weight=CHOICE)
+    answer.add('\n', weight=SURE)
+    return said
+
+
+def broken_off(answer, said, rng):
+    """What is thought so far, somewhere in the line, is given; what is said of that."""
+    whole = answer.pieces[:-1]
+    keep = rng.choice([piece for _, piece in said] or [1]) + rng.randint(1, 12) if rng.random() < 0.7 else rng.randint(1, len(whole))
+    answer.pieces = whole[:keep]
+    if len(answer.pieces) < len(whole) and rng.random() < 0.5:  # a name may be half there
+        words = answer.pieces[-1][0].split(' ')
+        answer.pieces[-1] = answer.pieces[-1]._replace(text=' '.join(words[:rng.randint(2, max(2, len(words)))]))
+    answer.pieces = [piece._replace(weight=0.0) for piece in answer.pieces]
+    answer.add('\n', given=True)
+    return [(e, piece) for e, piece in said if piece < keep]
+
+
+REQUEST = 'Request: list every '
 
 
 def request_begin(domain, kind, where):
-    return 'Request: list every %s that the documents describe.' % described(kind, where, domain)
+    return REQUEST + '%s that the documents describe.' % described(kind, where, domain)
 
 
 def request(domain, kind, where, asked):
@@ -301,188 +374,191 @@ def request(domain, kind, where, asked):
             % (request_begin(domain, kind, where), x['key'], x['asked'], y['key'], y['asked']))
 
 
-def ask_early(domain, asked_for, entities):
-    """A request of which the second half has not come yet: the documents can be found already."""
-    return 'early', request_begin(domain, *asked_for), findings(entities, asked_for) + [('[', None)]
-
-
 def escaped(text):
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def listed(entities, asked):
+def write_list(answer, said, asked, given=False):
     """The list. Keys beyond those asked for do not count in the score."""
-    out = [('[', None)]
-    for i, e in enumerate(entities):
-        out += [(', {"document": "' if i else '{"document": "', None), (str(e.number), None), ('", "name": "', None),
-                (escaped(e.name), (HERE, e.at))]
+    answer.add('[', weight=SURE, given=given)
+    number = None
+    for e, colon in said:
+        answer.add(', {"document": "' if number else '{"document": "', ('latest', number), ('next', colon), weight=CHOICE)
+        last, number = number, len(answer.pieces)
+        answer.add(str(e.number), ('latest', last), ('next', colon), weight=CHOICE)
+        answer.add('", "name": "', weight=SURE)
+        answer.add(escaped(e.name), ('text', e.at), ('latest', number), ('since', number))
         for j in asked:
-            out += [('", "%s": "' % e.domain['attributes'][j]['key'], None), (escaped(e.values[j]), e.tells(j, HERE))]
-        out.append(('"}', None))
-    return out + [(']', None)]
+            answer.add('", "%s": "' % e.domain['attributes'][j]['key'])
+            answer.add(escaped(e.values[j]), *e.tells(j), ('latest', number), ('since', number), weight=CHOICE)
+        answer.add('"}')
+    answer.add(']', ('latest', number), ('next', None), weight=CHOICE)
 
 
-def ask_json(domain, asked_for, entities, asked):
-    return 'json', request(domain, *asked_for, asked), findings(entities, asked_for) + listed(entities, asked)
-
-
-def ask_part(w, domain, asked_for, entities, asked):
-    """What is written while documents are still being found: the list of those found so far."""
-    thoughts = [text for text, _ in findings(entities, asked_for)[:-1]]
-    thoughts = thoughts[:w.rng.randint(1, len(thoughts))]
-    found = min(len(thoughts) - 1, len(entities))
-    if len(thoughts) > len(entities) + 1:  # a name may be half there
-        words = thoughts[-1].split(' ')
-        thoughts[-1] = ' '.join(words[:w.rng.randint(2, max(2, len(words)))])
-    return ('part', request(domain, *asked_for, asked),
-            [(t, (GIVEN,)) for t in thoughts + ['\n', '[']] + listed(entities[:found], asked)[1:])
+def ask_for(r, kind, domain, asked_for, numbers, documents, asked):
+    """A request, answered in whole; or of which the second half has not come yet: documents can be found already; or in the
+    midst of the thoughts."""
+    answer = Answer()
+    said = think(answer, r, numbers, documents, domain, asked_for, WALKED['find' if kind == 'early' else 'list'])
+    if kind == 'early':
+        return kind, request_begin(domain, *asked_for), answer
+    if kind == 'part':
+        said = broken_off(answer, said, r)
+    write_list(answer, said, asked, kind == 'part')
+    return kind, request(domain, *asked_for, asked), answer
 
 
 # ----------------------------------------------------------------- contexts
 
-def numbers_for(r, n):
-    """Increasing numbers of documents: 1 to n, or any below 1000, so that all of them are met early."""
-    if r.random() < 0.4 or n > 700:
-        return list(range(1, n + 1))
-    top = 999 if r.random() < 0.5 else min(999, max(n * 2, 30))
-    return sorted(r.sample(range(1, top + 1), n))
+class Numbers:
+    """Increasing numbers of documents, each given once to all contexts of a batch: runs anywhere below 1000."""
+
+    def __init__(self, rng):
+        self.rng, self.free = rng, list(range(1, 999))
+
+    def take(self, n):
+        while True:
+            out = sorted(self.draw(n))
+            taken = set(out) | {out[-1] + 1}  # the one after the last is no document's
+            if taken <= set(self.free):
+                self.free = [i for i in self.free if i not in taken]
+                return out
+
+    def draw(self, n):
+        r = self.rng
+        if self.free[0] == 1 and r.random() < 0.7:
+            return list(range(1, n + 1))
+        out, free = set(), set(self.free)
+        while len(out) < n:
+            begin = self.free[int((len(self.free) - 1) * r.random() ** r.choice((1, 2)))]
+            for number in range(begin, begin + (r.randint(1, n) if r.random() < 0.7 else n)):
+                if number in free and len(out) < n:
+                    out.add(number)
+        return out
 
 
-def context(rng, documents, task, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), most_items=6, near_names=0.25):
-    """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`."""
-    w = Words(rng, pieces, invented=rng.choice((0.0, 0.15, 0.5, 1.0) if rng.random() < 0.5 else (0.0, 0.2)))
-    r = rng
-    random_one = r.random() < (0.15 if task != 'json' else 0.1)
-    d = random_scheme(w) if random_one else r.choice(TABLES['domains'])
-    style = r.choice(styles)
-    table = task == 'look' and r.random() < 0.07
-    kinds = [draw_kind(w, d) for _ in range(r.randint(2, 4) if documents < 40 else r.randint(3, 10))]
-    places = [draw_value(w, d['attributes'][0]) for _ in range(r.randint(2, 4))]
-    asked = None
-    target = None
-    if task == 'json':
-        first = 1 if r.random() < 0.5 else 0
-        target = (kinds[0], places[0] if first else None)
-        asked = r.sample(range(first, 6), 2)
-    same = r.sample(range(6), r.choice((1, 1, 2))) if task == 'look' and r.random() < 0.7 else None  # only the name tells
-    few = task != 'look' and documents > most_items
-    entities, texts = [], []
-    wanted = r.randint(0 if task == 'which' else 1, max(1, min(most_items, documents)))
-    while len(texts) < documents:
-        near = r.choice(entities) if entities and r.random() < near_names else None
-        kind, where = r.choice(kinds), r.choice(places)
-        is_item = False
-        if task == 'json':
-            is_item = len(entities) < wanted
-            if is_item:
-                kind, where = target[0], target[1] or where
-            else:
-                if target[1] is None or (kind == target[0] and where == target[1]) or len(kinds) < 2:
-                    kind = r.choice([k for k in kinds if k != target[0]] or [draw_kind(w, d)])
-        elif few and r.random() < 1 - 2.0 * most_items / documents:
-            kind = draw_kind(w, d)
-        e = Entity(w, d, kind, where, near)
-        if any(e.name == x.name for x in entities):
-            continue
-        entities.append(e)
-        e.item = is_item
-        if table:
-            texts.append(None)
-            continue
-        facts = set()
-        if task == 'which':
-            facts.add(0)
-            if r.random() < rich:
-                facts.add(r.randrange(6))
-        elif task == 'json':
-            facts |= set(asked)
-            if target[1] is not None or r.random() < 0.5:
-                facts.add(0)
-        else:
-            facts |= set(same or r.sample(range(6), r.randint(1, 2 if rich < 0.3 else 3)))
+class Told:
+    """What a context says of an entity, and in which documents."""
+
+    def __init__(self, w, e, facts, rich, card, kinds, introduced):
+        r = w.rng
         extra = int(rich * r.randint(0, 10))
-        for _ in range(extra // 2):
-            facts.add(r.randrange(6))
+        facts = facts | {r.randrange(6) for _ in range(extra // 2)}
         colour = extra - extra // 2
         mistaken = r.choice(kinds) if r.random() < 0.25 * rich else None
         mistaken = None if mistaken == e.kind else mistaken
         before = r.choice(sorted(facts)) if facts and r.random() < 0.3 * rich else -1
-        card = style == 'card' or (style == 'mixed' and r.random() < 0.33)
-        introduced = task != 'look' or r.random() < 0.4 + rich
-        for i in facts:
-            e.told[i] = True
-        e.split = None
-        if introduced and rich > 0.5 and len(facts) > 1 and r.random() < 0.2:
-            second = {i for i in facts if i != 0 and r.random() < 0.5}
-            if second:
-                facts -= second
-                e.later = second
-                e.split = tell_card(w, e, second, False) if card else tell_prose(w, e, second, False, colour // 2, None, before)
-        text = tell_card(w, e, facts, introduced) if card else tell_prose(w, e, facts, introduced, colour, mistaken, before)
-        e.introduced = introduced
-        texts.append((text, e))
-        if e.split:
-            texts.append((e.split, e))
-    if table:
-        facts = r.sample(range(6), r.randint(1, 3))
-        texts, at = [], 0
-        while at < len(entities):
-            rows = entities[at:at + r.randint(1, 4)]
-            texts.append((tell_table(w, rows, facts), rows[0]))
-            at += len(rows)
-        for e in entities:
-            e.told = {i: True for i in facts}
+        e.told = {i: True for i in facts}
+        second = {i for i in facts if i and r.random() < 0.5} if introduced and rich > 0.5 and r.random() < 0.25 else set()
+        e.later = second if len(second) < len(facts) else set()
+        facts = facts - e.later
+        colours = (colour - colour // 2, colour // 2) if e.later else (colour, 0)
+        self.texts = [tell_card(w, e, facts, introduced) if card else
+                      tell_prose(w, e, facts, introduced, colours[0], mistaken, before)]
+        if e.later:
+            self.texts.append(tell_card(w, e, e.later, False) if card else
+                              tell_prose(w, e, e.later, False, colours[1], None, before))
+
+
+def tables(w, entities):
+    r, facts, out, at = w.rng, w.rng.sample(range(6), w.rng.randint(1, 3)), [], 0
+    while at < len(entities):
+        rows = entities[at:at + r.randint(1, 4)]
+        out.append(tell_table(w, rows, facts))
+        at += len(rows)
+    for e in entities:
+        e.told = {i: True for i in facts}
+    r.shuffle(out)
+    return out
+
+
+def place_texts(r, told):
+    """[(text, entity, which of its documents)] in the order of the context."""
+    texts = [(text, e, nth) for e, t in told for nth, text in enumerate(t.texts)]
     r.shuffle(texts)
-    numbered = task != 'look' or r.random() < 0.4
-    numbers = numbers_for(r, len(texts))
-    documents_out = [('Document %d\n' % n if numbered else '') + text for (text, e), n in zip(texts, numbers)]
-    for at, ((text, e), n) in enumerate(zip(texts, numbers)):
-        if table:
-            continue
-        if text is e.split:
+    for at, (_, e, nth) in enumerate(texts):
+        if nth:
             e.at_later = at
         else:
-            e.at, e.number = at, n
-    entities = [e for e in entities if e.told]
-    out = []
-    if task == 'look':
-        for _ in range(questions):
-            e = r.choice(entities)
-            i = r.choice(sorted(e.told))
-            if numbered and not table and not e.split and r.random() < 0.05:
-                out.append(ask_number(w, e.number, e, i))
-            else:
-                out.append(ask_look_up(w, e, i))
-    elif task == 'which':
-        ordered = sorted(entities, key=lambda e: e.number)
-        pairs = sorted({(e.kind, e.values[0]) for e in entities if e.kind in kinds})
-        tries = 0
-        while len(out) < questions and tries < 40:
-            tries += 1
-            kind, where = r.choice(pairs) if pairs and r.random() < 0.85 else (r.choice(kinds), r.choice(places))
-            if r.random() < 0.4:
-                where = None
-            found = [e for e in ordered if e.kind == kind and where in (None, e.values[0])]
-            if len(found) <= most_items + 2:
-                early = found and r.random() < 0.3
-                out.append(ask_early(d, (kind, where), found) if early else ask_which(w, d, kind, where, found))
-        while len(out) < questions:
-            out.append(ask_which(w, d, draw_kind(w, d), None, []))
+            e.at = at
+    return texts
+
+
+def draw_entities(w, d, documents, kinds, places, near_names):
+    r, out, names = w.rng, [], set()
+    while len(out) < documents:
+        near = r.choice(out) if out and r.random() < near_names else None
+        e = Entity(w, d, r.choice(kinds), r.choice(places), near)
+        if e.name not in names:
+            names.add(e.name)
+            out.append(e)
+    return out
+
+
+def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), near_names=0.25):
+    """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`."""
+    r = rng
+    w = Words(r, pieces, invented=r.choice((0.0, 0.15, 0.5, 1.0) if r.random() < 0.5 else (0.0, 0.2)))
+    d = random_scheme(w) if r.random() < 0.12 else r.choice(TABLES['domains'])
+    style = r.choice(styles)
+    kinds = [draw_kind(w, d) for _ in range(r.randint(2, 4) if documents < 40 else r.randint(3, 10))]
+    places = [draw_value(w, d['attributes'][0]) for _ in range(r.randint(2, 4))]
+    entities = draw_entities(w, d, documents, kinds, places, near_names)
+    look = task == 'look'
+    if look and r.random() < 0.07:
+        documents_out = tables(w, entities)
+        return {'documents': documents_out, 'questions': [ask_told(w, entities) for _ in range(questions)]}
+    if look:
+        same = set(r.sample(range(6), r.choice((1, 1, 2)))) if r.random() < 0.7 else None  # only the name tells
     else:
-        ordered = sorted((e for e in entities if e.item), key=lambda e: e.number)
-        out.append(ask_json(d, target, ordered, asked))
-        out.append(ask_early(d, target, ordered) if r.random() < 0.3 else ask_part(w, d, target, ordered, asked))
-    about = [(e.kind, e.values[0]) for _, e in texts]
-    return {'documents': documents_out, 'about': about, 'questions': out}
+        common = r.sample(range(6), 3)
+    told = []
+    for e in entities:
+        card = style == 'card' or (style == 'mixed' and r.random() < 0.33)
+        if look:
+            facts, introduced = same or set(r.sample(range(6), r.randint(1, 2 if rich < 0.3 else 3))), r.random() < 0.4 + rich
+        else:
+            facts, introduced = set(common) | ({0} if r.random() < 0.75 else set()), True
+        told.append((e, Told(w, e, facts, rich, card, kinds, introduced)))
+    texts = place_texts(r, told)
+    numbered = not look or r.random() < 0.4
+    given = numbers.take(len(texts)) if numbered else [None] * len(texts)
+    for (_, e, nth), number in zip(texts, given):
+        if nth == 0:
+            e.number = number
+    documents_out = [('Document %d\n' % n if numbered else '') + text for (text, _, _), n in zip(texts, given)]
+    if look:
+        return {'documents': documents_out, 'questions': [ask_told(w, entities, numbered) for _ in range(questions)]}
+    introduced_in = [e if nth == 0 else None for _, e, nth in texts]
+    out = []
+    while len(out) < questions:
+        e = r.choice(entities)
+        kind, where = (e.kind, e.values[0]) if r.random() < 0.9 else (r.choice(kinds), r.choice(places))
+        if r.random() < 0.5:
+            where = None
+        if sum(x.kind == kind for x in entities) > max(4, len(texts) // 2) and where is None:
+            continue
+        asked = r.sample([i for i in common if i or where is None], 2)
+        what = 'early' if task == 'find' else 'list' if r.random() < 0.7 else 'part'
+        out.append(ask_for(r, what, d, (kind, where), given, introduced_in, asked))
+    return {'documents': documents_out, 'questions': out}
+
+
+def ask_told(w, entities, numbered=False):
+    e = w.rng.choice(entities)
+    i = w.rng.choice(sorted(e.told))
+    if numbered and not e.later and w.rng.random() < 0.05:
+        return ask_number(w, e.number, e, i)
+    return ask_look_up(w, e, i)
 
 
 if __name__ == '__main__':
     import sys
     rng = random.Random(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
-    for task in ('look', 'which', 'json'):
+    for task in ('look', 'find', 'list'):
         for rich in (0.0, 1.0):
-            c = context(rng, 4, task, 4, rich=rich)
+            c = context(rng, 4, task, Numbers(rng), 4, rich=rich)
             print('=====', task, rich)
             print('\n\n'.join(c['documents']))
-            for q in c['questions']:
-                print('--', q[0], '|', q[1], '|', ''.join(text for text, _ in q[2]))
+            for kind, question, answer in c['questions']:
+                print('--', kind, '|', question, '|', ''.join(p.text if p.weight else '<%s>' % p.text for p in answer.pieces))

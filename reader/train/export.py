@@ -41,7 +41,7 @@ def config(model, tokenizer):
     hidden, layers, heads, kv, dim, mlp = model.size
     return {'architectures': ['Qwen3ForCausalLM'], 'model_type': 'qwen3', 'vocab_size': len(model.base_of), 'hidden_size': hidden,
             'intermediate_size': mlp, 'num_hidden_layers': layers, 'num_attention_heads': heads, 'num_key_value_heads': kv,
-            'head_dim': dim, 'hidden_act': 'silu', 'max_position_embeddings': 4 * RANGE, 'rms_norm_eps': EPSILON,
+            'head_dim': dim, 'hidden_act': 'silu', 'max_position_embeddings': 16 * RANGE, 'rms_norm_eps': EPSILON,
             'rope_theta': THETA, 'rope_scaling': None, 'attention_bias': False, 'attention_dropout': 0.0,
             'tie_word_embeddings': True, 'use_sliding_window': False, 'torch_dtype': 'bfloat16', 'bos_token_id': None,
             'eos_token_id': tokenizer.token_to_id('<|end|>'), 'pad_token_id': tokenizer.token_to_id('<|pad|>')}
@@ -49,7 +49,7 @@ def config(model, tokenizer):
 
 READER = {'version': 1, 'document': '<|doc|>{text}<|end|>', 'question': '<|ask|>{question}<|answer|>', 'stop': ['<|end|>'],
           'positions': 'shared', 'range': RANGE,
-          'heads': [[2, 0], [3, 0]]}  # those that look facts up, as seen in the model of size cpu
+          'heads': [[3, 0], [4, 0]]}  # those that look facts up in a model of size cpu
 
 
 def main():

@@ -12,8 +12,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 SIZES = {  # hidden, layers, query heads, KV heads, head dim, MLP
-    'tiny': (64, 2, 2, 1, 64, 128),
-    'cpu': (128, 4, 4, 2, 64, 384),
+    'tiny': (64, 4, 4, 2, 16, 128),
+    'cpu': (128, 6, 4, 2, 64, 384),
     'gpu': (320, 8, 8, 4, 64, 1024),
 }
 THETA, EPSILON, RANGE = 10000.0, 1e-6, 512
@@ -52,8 +52,9 @@ def number_features(texts):
 
 
 class Layer(nn.Module):
-    def __init__(self, size):
+    def __init__(self, size, reads):
         super().__init__()
+        self.reads = reads  # questions and answers look into documents here
         hidden, _, self.heads, self.kv, self.dim, mlp = size
         self.norm1, self.norm2 = nn.Parameter(torch.ones(hidden)), nn.Parameter(torch.ones(hidden))
         self.q_norm, self.k_norm = nn.Parameter(torch.full((self.dim,), 1.5)), nn.Parameter(torch.full((self.dim,), 1.5))
@@ -92,7 +93,7 @@ class Reader(nn.Module):
         self.register_buffer('spaced', torch.as_tensor(spaced, dtype=torch.float32)[:, None])
         self.base = nn.Parameter(torch.randn(int(self.base_of.max()) + 1, hidden) * 0.3)
         self.space = nn.Parameter(torch.randn(hidden) * 0.3)
-        self.layers = nn.ModuleList(Layer(size) for _ in range(size[1]))
+        self.layers = nn.ModuleList(Layer(size, i - size[1] // 2 in (0, 1)) for i in range(size[1]))
         self.norm = nn.Parameter(torch.full((hidden,), 0.15))
         self.register_buffer('number_rows', torch.tensor([row for row, _ in numbers]))
         self.register_buffer('number_features', number_features([text for _, text in numbers]))
@@ -109,11 +110,13 @@ class Reader(nn.Module):
         table = self.table()
         x = F.embedding(batch['tokens'], table)
         cos, sin = rotation(batch['positions'], self.size[4])
-        self.looked = []
+        self.looked, self.strayed = [], 0.0
         for layer in self.layers:
             q, k, v = layer.project(x, cos, sin)
             self.looked.append((q, k))
-            x = layer.finish(x, attend(layer, batch, q, k, v))
+            attended, strayed = attend(layer, batch, q, k, v)
+            self.strayed = self.strayed if layer.reads else self.strayed + strayed / (len(self.layers) - 2)
+            x = layer.finish(x, attended)
         return rms(x, self.norm), table
 
 
@@ -138,17 +141,39 @@ def causal(n, group, like):
     return torch.full((n, n), float('-inf'), device=like.device, dtype=like.dtype).triu(1).repeat(group, 1)
 
 
+class Products(torch.autograd.Function):
+    """scale · q · kᵀ + added, of (rows, n, dim) and (rows, m, dim). What autograd would do for k is five times slower on a CPU:
+    it multiplies by a matrix of dim rows from the left."""
+
+    @staticmethod
+    def forward(ctx, added, q, k, scale):
+        ctx.save_for_backward(q, k)
+        ctx.scale = scale
+        return torch.baddbmm(added, q, k.transpose(1, 2), alpha=scale)
+
+    @staticmethod
+    def backward(ctx, grown):
+        q, k = ctx.saved_tensors
+        return None, torch.bmm(grown, k) * ctx.scale, torch.bmm(grown.transpose(1, 2), q) * ctx.scale, None
+
+
+def products(added, q, k):
+    return Products.apply(added, q, k, q.shape[2] ** -0.5)
+
+
 def attend_inside(q, k, v, rows, kv):
     """Scores of tokens among those of their own row up to themselves. What fills a row up comes last: nobody sees it."""
     group = q.shape[1] // kv
     q, k = by_heads(q, rows, kv), by_heads(k, rows, kv)
-    return torch.baddbmm(causal(k.shape[1], group, q), q, k.transpose(1, 2), alpha=q.shape[2] ** -0.5), by_heads(v, rows, kv)
+    return products(causal(k.shape[1], group, q), q, k), by_heads(v, rows, kv)
 
 
 def attend(layer, batch, q, k, v):
     """batch: contexts C, documents D each of n tokens at most, in all w at most, questions Q each of t at most; padded
     places of the packed tokens in document_at, question_at, and, of documents as keys of a context's questions, key_at;
-    mask (C, 1, w): -inf where these are filled up.
+    mask (C, 1, w): -inf where these are filled up. In layers that are not to read documents, a question sees only a few of their
+    tokens, few, each for many. Gives what was attended to, and how much of it questions and answers
+    found in documents: the mean of -log(1 - share).
     Plain products: here the fused kernel takes longer on a CPU, as its pieces are small."""
     c, d, n, w, asked, t = batch['shape']
     split, kv, group = batch['document_at'].shape[0], layer.kv, layer.heads // layer.kv
@@ -158,13 +183,21 @@ def attend(layer, batch, q, k, v):
     qq, kq, vq = (spread(y[split:], batch['question_at'], c * asked * t) for y in (q, k, v))
     own, own_values = attend_inside(qq, kq, vq, c * asked, kv)  # (C · Q · kv, group · t, t)
     own = own.view(c, asked, kv, group, t, t).permute(0, 2, 3, 1, 4, 5).reshape(c * kv, -1, t)
-    kd, vd = (by_heads(spread(y[:split], batch['key_at'], c * w), c, kv) for y in (k, v))
-    mask = batch['mask'].repeat_interleave(kv, 0).to(q.dtype)
-    over = torch.baddbmm(mask, by_heads(qq, c, kv), kd.transpose(1, 2), alpha=layer.dim ** -0.5)
+    if layer.reads:
+        kd, vd = (spread(y[:split], batch['key_at'], c * w) for y in (k, v))
+        mask = batch['mask']
+    else:
+        mask = batch['few_mask']
+        w = mask.shape[2]
+        kd, vd = (spread(y[batch['few']], batch['few_at'], c * w) for y in (k, v))
+    kd, vd = by_heads(kd, c, kv), by_heads(vd, c, kv)
+    mask = mask.repeat_interleave(kv, 0).to(q.dtype)
+    over = products(mask, by_heads(qq, c, kv), kd)
     over, own = torch.cat((over, own), -1).softmax(-1).split((w, t), -1)
+    strayed = -own.sum(-1).clamp_min(1e-6).log().mean()
     own = own.view(c, kv, group, asked, t, t).permute(0, 3, 1, 2, 4, 5).reshape(c * asked * kv, -1, t)
     questions = by_tokens(torch.bmm(over, vd), c, kv, group) + by_tokens(torch.bmm(own, own_values), c * asked, kv, group)
-    return torch.cat((documents.index_select(0, batch['document_at']), questions.index_select(0, batch['question_at'])))
+    return torch.cat((documents.index_select(0, batch['document_at']), questions.index_select(0, batch['question_at']))), strayed
 
 
 def share_spaces(tokenizer):

@@ -21,20 +21,21 @@ from tokenizers import Tokenizer
 
 import data
 from batch import IGNORE, Encoder, pack, to_device
-from model import SIZES, Layer, Reader, share_spaces
+from model import SIZES, Layer, Reader, products, share_spaces
 from muon import Muon
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LADDER = [1, 2, 3, 4, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200, 280]
-LOOKS = 256  # of a batch, that a group of heads of a layer is shown
-TASKS = ('look', 'which', 'json')
+LOOKS = 512  # of a batch, that a group of heads of a layer is shown
+PRODUCTS = 8e6  # of tokens of a context's questions and of its documents, about, at most
+CROWD = 6  # times the batch's documents is what a look is to be found among
+TASKS = ('look', 'find', 'list')
 
 
 # ------------------------------------------------------------ making batches
 
 def draw_task(rng, rungs, shares):
-    open_ = [t for t in TASKS if t == 'look' or (t == 'which' and rungs[0] >= 1) or (t == 'json' and rungs[1] >= 2)]
-    return rng.choices(open_, [shares[TASKS.index(t)] for t in open_])[0]
+    return rng.choices(TASKS, shares)[0] if rungs[0] >= 1 else 'look'
 
 
 def rich_of(rng, rung):
@@ -54,12 +55,17 @@ def make_batch(rng, encoder, pieces, rungs, a):
     if rung >= 3 and rng.random() < 0.4:  # fewer documents, but as long and as much alike as those of text2json make
         n, rich, near, styles = LADDER[rng.randint(1, max(2, at - 2))], rng.random(), 0.3, ('card', 'prose', 'prose')
         at = -1
-    questions = {'look': 8 + min(16, n // 4), 'which': 6 + min(6, n // 8), 'json': 2}[task]
-    most = 2 if at < 4 else 3 if at < 6 else 6 if at < 9 else 12 if at < 11 else 20
-    tokens = n * (35 + 70 * rich) + questions * (40 if task != 'json' else 100)
-    c = max(1, int(a.tokens / tokens))
-    contexts = [data.context(rng, n, task, questions, pieces, rich, styles, most_items=most,
-                             near_names=near) for _ in range(c)]
+    if task != 'look' and rung >= 3 and rng.random() < 0.4:  # so many that most are left out of an answer
+        n, at = LADDER[rng.randint(5, 11)], -1
+        rich = min(rich, 0.5 * a.tokens / n / 70)
+    walked = min(n, data.WALKED[task]) if task != 'look' else 0
+    documents, question = n * (45 + 70 * rich), {'look': 40, 'find': 40 + 8 * walked, 'list': 150 + 22 * walked}[task]
+    questions = {'look': 8 + min(16, n // 4), 'find': 8 + min(8, n // 4), 'list': 4 + min(4, n // 8)}[task]
+    questions = max(2, min(questions, int(PRODUCTS / documents / question)))
+    tokens = documents + questions * question
+    numbers = data.Numbers(rng)
+    contexts = [data.context(rng, n, task, numbers, questions, pieces, rich, styles, near_names=near)
+                for _ in range(max(1, min(int(a.tokens / tokens), 600 // n)))]
     batch = pack(contexts, encoder, np.random.default_rng(rng.getrandbits(32)))
     batch['task'], batch['rung'], batch['at'] = task, rung, at
     return batch
@@ -84,31 +90,63 @@ def producer(queue, rungs, seed, a):
 
 # ------------------------------------------------------------------ training
 
-def seek_loss(looked, batch, layer, group):
-    """How far a group of heads of a layer is from looking, for each token of an answer, at the token that tells it among
-    all tokens of documents: of the whole batch but for what another context might tell it as well. The first group
-    looks for texts, the second for documents as a whole."""
+def seeking_heads(size):
+    """What is looked for: [(layer, first query head, last)] that are shown where it stands."""
+    _, layers, heads, kv = size[:4]
+    half, group = layers // 2, heads // kv
+    return {'text': [(half, 0, group), (half + 1, 0, group)], 'document': [(half, group, 2 * group)],
+            'kind': [(half + 1, group, group + 1)], 'place': [(half + 1, 2 * group - 1, 2 * group)], 'next': [(half, group, 2 * group)],
+            'latest': [(half - 1, 2 * group - 1, 2 * group)]}
+
+
+def scores_of(q, k):
+    """Of queries (n, heads, dim) over keys (m, dim): (n, heads, m)."""
+    return products(q.new_zeros(()), q.flatten(0, 1)[None], k[None]).view(q.shape[0], q.shape[1], -1)
+
+
+def seek_loss(looked, batch, what, layer, first, last):
+    """How far heads of a layer are from looking at the token that tells what is written next, among all documents of the
+    batch and, but for texts, among what they see of their own question and answer."""
     q, k = looked[layer]
-    heads, split = q.shape[1] // k.shape[1], batch['split']
-    chosen = (batch['whole'] == bool(group)).nonzero()[:, 0]
-    if not len(chosen):
+    pairs, split = batch['seek ' + what], batch['split']
+    if not len(pairs):
         return None
-    chosen = chosen[torch.randperm(len(chosen), device=chosen.device)[:LOOKS]]
-    seeking, wanted = batch['seeking'][chosen], batch['sought'][chosen, None].expand(-1, heads)
-    queries = q[seeking, group * heads:(group + 1) * heads]
-    scores = torch.einsum('qhd,kd->qhk', queries, k[:split, group]) * k.shape[2] ** -0.5
-    left_out = batch['contexts'][seeking][:, None] != batch['contexts'][None, :split]
-    if group:
-        left_out &= batch['fitting'][:, batch['document_of']]
-    else:
-        left_out &= ~batch['everywhere'][chosen][:, None]
-    scores = scores.masked_fill(left_out[:, None], float('-inf'))
+    seeking, sought = pairs[torch.randperm(len(pairs), device=pairs.device)[:LOOKS]].T
+    group = q.shape[1] // k.shape[1]
+    keys = k[:split if what == 'text' else len(k), first // group]
+    scores = scores_of(q[seeking, first:last], keys)
+    if what != 'text':
+        own = torch.arange(split, len(k), device=k.device)
+        hidden = (batch['answer_of'][seeking - split][:, None] != batch['answer_of']) | (own > seeking[:, None])
+        scores[:, :, split:].masked_fill_(hidden[:, None], float('-inf'))
+    wanted = sought[:, None].expand(-1, last - first)
     with torch.no_grad():
         found = (scores.argmax(-1) == wanted).float().mean().item()
-    return F.cross_entropy(scores.flatten(0, 1), wanted.flatten()), found
+    crowded = torch.cat((scores[:, :, :split] + math.log(CROWD), scores[:, :, split:]), -1)
+    crowded = crowded.scatter(-1, wanted[..., None], scores.gather(-1, wanted[..., None]))
+    return F.cross_entropy(crowded.flatten(0, 1), wanted.flatten()), found
 
 
-def losses(model, batch, document_weight, seek=0.0, seek_layers=()):
+def alike_loss(looked, batch, what, layer, first, last):
+    """How far what documents are of is from being told among all that the batch's questions ask for: from many wrong ones more is
+    learnt than from whether it is the own question's."""
+    asked, alike = batch['asked ' + what], batch['alike ' + what]
+    same = alike[:, None, 1] == asked[None, :, 1]
+    kept = same.any(-1) & ~same.all(-1) if len(asked) else torch.zeros(0, dtype=torch.bool)
+    if not bool(kept.any()):
+        return None
+    q, k = looked[layer]
+    group = q.shape[1] // k.shape[1]
+    kept = kept.nonzero()[:, 0]
+    kept = kept[torch.randperm(len(kept), device=kept.device)[:LOOKS]]
+    scores = scores_of(q[alike[kept, 0], first:last], k[asked[:, 0], first // group])
+    logs, same = scores.log_softmax(-1), same[kept][:, None]
+    with torch.no_grad():
+        found = same.expand_as(logs).gather(-1, logs.argmax(-1, keepdim=True)).float().mean().item()
+    return -logs.masked_fill(~same, float('-inf')).logsumexp(-1).mean(), found
+
+
+def losses(model, batch, document_weight, seek=0.0, stray=0.0):
     hidden, table = model(batch)
     targets = batch['targets']
     kept = targets != IGNORE
@@ -125,18 +163,41 @@ def losses(model, batch, document_weight, seek=0.0, seek_layers=()):
         wrong = torch.zeros(len(batch['kinds']), device=right.device).index_add_(0, which, 1 - right)
         whole = (wrong == 0).float().tolist()
     total, batch['found'] = answer + document_weight * document, {}
-    for layer in seek_layers if seek else ():
-        for group, name in enumerate(('found', 'found whole')):
-            shown = seek_loss(model.looked, batch, layer, group)
+    for what, heads in seeking_heads(model.size).items() if seek else ():
+        for where in heads:
+            shown = seek_loss(model.looked, batch, what, *where)
             if shown:
                 total = total + seek * shown[0]
-                batch['found'][name] = shown[1]
+                batch['found']['found ' + what] = shown[1]
+    for what in ('kind', 'place') if seek else ():
+        shown = alike_loss(model.looked, batch, what, *seeking_heads(model.size)[what][0])
+        if shown:
+            total = total + seek * shown[0]
+            batch['found']['alike ' + what] = shown[1]
+    total = total + stray * model.strayed
+    batch['found']['strayed'] = model.strayed.item()
+    if bool((weights > 1).any()):
+        batch['found'][batch['task'] + ' choices'] = right[weights > 1].mean().item()
     return total, answer.item(), document.item(), right.mean().item(), whole
 
 
 def rate(done, a):
     """Share of the full learning rate after a share of the time."""
     return min(1.0, max(0.02, (1 - done) / a.cool))
+
+
+def begin_with(model, weights):
+    """Weights of a model that may have fewer layers: the rest come after its first and its last, and do nothing yet."""
+    count = 1 + max(int(name.split('.')[1]) for name in weights if name.startswith('layers.'))
+    before = (model.size[1] - count) // 2
+
+    def now(name):
+        part = name.split('.')
+        return '.'.join([part[0], str(int(part[1]) + before)] + part[2:]) if part[0] == 'layers' and part[1] != '0' else name
+
+    missing, unknown = model.load_state_dict({now(name): weight for name, weight in weights.items()}, strict=False)
+    if unknown or any(not name.startswith('layers.') for name in missing):
+        raise SystemExit('%s does not fit: %s' % (model.size, ', '.join(unknown + missing)))
 
 
 def save(folder, state):
@@ -149,19 +210,20 @@ def options():
     p = argparse.ArgumentParser()
     p.add_argument('--out', required=True)
     p.add_argument('--minutes', type=float, default=90)
-    p.add_argument('--begin-from', help='a checkpoint whose weights and rungs a new training begins with')
+    p.add_argument('--begin-from', help='a checkpoint, of fewer layers perhaps, whose weights and rungs a new training begins with')
     p.add_argument('--size', choices=SIZES, default=None)
     p.add_argument('--device', default='auto')
     p.add_argument('--tokenizer', default=os.path.join(HERE, '..', 'model', 'tokenizer.json'))
     p.add_argument('--seed', type=int, default=1)
     p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
-    p.add_argument('--shares', type=float, nargs=3, default=(0.4, 0.3, 0.3), help='of look-ups, which, json')
+    p.add_argument('--shares', type=float, nargs=3, default=(0.3, 0.4, 0.3), help='of look-ups, finding and lists')
+    p.add_argument('--rungs', type=int, nargs=3, help='where a new training begins on the ladder')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
     p.add_argument('--cool', type=float, default=0.4, help='share of the minutes over which the learning rate falls')
-    p.add_argument('--seek', type=float, default=0.3, help='weight of the loss that shows where answers stand')
-    p.add_argument('--seek-layers', type=int, nargs='+', default=None)
+    p.add_argument('--seek', type=float, default=0.4, help='weight of the loss that shows where answers stand')
+    p.add_argument('--stray', type=float, default=0.3, help='weight of the loss of looking into documents in the other layers')
     p.add_argument('--save-every', type=float, default=180)
     p.add_argument('--climb', type=float, default=0.75, help='share of right answers that ends a rung')
     p.add_argument('--compile', action='store_true')
@@ -169,8 +231,6 @@ def options():
     if a.device == 'auto':
         a.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     a.size = a.size or ('gpu' if a.device == 'cuda' else 'cpu')
-    half = SIZES[a.size][1] // 2
-    a.seek_layers = a.seek_layers or range(half, min(half + 2, SIZES[a.size][1]))
     a.tokens = a.tokens or (65536 if a.device == 'cuda' else 10000)
     return a
 
@@ -188,12 +248,12 @@ def main():
     rest = [p for p in model.parameters() if not any(p is m for m in matrices)]
     muon = Muon(matrices, a.lr)
     adam = torch.optim.AdamW(rest, a.lr_rest, (0.9, 0.95), weight_decay=0.0)
-    state = {'step': 0, 'seconds': 0.0, 'tokens': 0, 'rungs': [0, 0, 0], 'ema': {}}
+    state = {'step': 0, 'seconds': 0.0, 'tokens': 0, 'rungs': list(a.rungs or (0, 0, 0)), 'ema': {}}
     path = os.path.join(a.out, 'checkpoint.pt')
     if a.begin_from and not os.path.exists(path):
         saved = torch.load(a.begin_from, map_location=a.device, weights_only=False)
-        model.load_state_dict(saved['model'])
-        state['rungs'] = saved['state']['rungs']
+        begin_with(model, saved['model'])
+        state['rungs'] = list(a.rungs or saved['state']['rungs'])
     if os.path.exists(path):
         saved = torch.load(path, map_location=a.device, weights_only=False)
         model.load_state_dict(saved['model'])
@@ -223,7 +283,7 @@ def climb(state, rungs, batch, right, a):
     count, value = ema.get(name, (0, 0.0))
     value += (right - value) / min(count + 1, 12)
     ema[name] = (count + 1, value)
-    wanted = a.climb if batch['task'] != 'json' else a.climb / 3  # a list is long: it is seldom right to the letter
+    wanted = a.climb if batch['task'] == 'look' else a.climb / 2  # a list is long: it is seldom right to the letter
     if count >= 10 and value > wanted and rungs[task] + 1 < len(LADDER):
         rungs[task] += 1
         state['rungs'] = list(rungs)
@@ -258,7 +318,7 @@ def run(a, model, muon, adam, state, rungs, queue):
         for g in adam.param_groups:
             g['lr'] = a.lr_rest * share
         with autocast:
-            loss, answer, document, right, whole = losses(model, batch, a.document_loss, a.seek, a.seek_layers)
+            loss, answer, document, right, whole = losses(model, batch, a.document_loss, a.seek, a.stray)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in adam.param_groups for p in g['params']], 1.0)
         muon.step()
@@ -268,7 +328,6 @@ def run(a, model, muon, adam, state, rungs, queue):
         state['step'] += 1
         state['tokens'] += len(raw['tokens'])
         state['seconds'] += time.time() - begin
-        batch['task'], batch['rung'], batch['at'] = raw['task'], raw['rung'], raw['at']
         note(state, batch, answer, document, right, whole)
         for name, found in batch['found'].items():
             state['ema'][name] = state['ema'].get(name, 0.0) * 0.95 + 0.05 * found
