@@ -25,10 +25,12 @@ class Encoder:
         return [self.ask] + ids + [self.answer]
 
 
-def stands(base, ids, document):
-    """Where tokens stand in a document's, with or without spaces; the last place, as a card's first line is its name."""
+def stands(base, ids, document, first):
+    """Where tokens stand in a document's first or last, with or without spaces. A value may be part of a name before; a name or kind
+    is said again and again, and what comes later is not seen by the first."""
     wanted, there = base[ids], base[document]
-    for i in range(len(there) - len(wanted), 0, -1):
+    places = range(1, len(there) - len(wanted) + 1)
+    for i in places if first else reversed(places):
         if there[i] == wanted[0] and (there[i:i + len(wanted)] == wanted).all():
             return i
     return None
@@ -61,11 +63,11 @@ class Seeking:
         what, where = look
         if what == 'since':
             self.seek['latest'] += [(place + i, ends[where]) for i in range(1, len(ids))]
-        elif what == 'text':
+        elif what in ('text', 'named'):
             start, document = documents[where]
-            at = stands(self.encoder.base, ids, document)
+            at = stands(self.encoder.base, ids, document, what == 'named')
             if at is not None:
-                self.seek[what] += [(place + i, start + at + i) for i in range(len(ids))]
+                self.seek['text'] += [(place + i, start + at + i) for i in range(len(ids))]
         elif what in ('kind', 'place'):
             text, there = asked.get(what, (None, nothing))
             self.seek[what].append((place, there if where == text else nothing))

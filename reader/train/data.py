@@ -152,7 +152,7 @@ class Entity:
         self.name = write_name(domain['name'], self.parts)
         self.values = [draw_value(w, a) for a in domain['attributes']]
         self.values[0] = place_
-        self.told = {}   # attribute -> True once a document tells it
+        self.told = set()  # attributes that a document tells
         self.later = {}  # of those, the ones that its second document tells
         self.at = self.at_later = None  # its documents in the context, where they are its own
 
@@ -254,16 +254,16 @@ Piece = namedtuple('Piece', 'text looks weight skip')
 class Answer:
     """Pieces of text, in order. Each says where the tokens before its own should look, that is, what tells them.
 
-    what    one of LOOKS; 'text': at each token of the piece in a document, else from the token before the piece, and for
-            'since' from those in the piece, as 'latest'
+    what    one of LOOKS; 'text': at each token of the piece in a document, where it stands last, and 'named': where it stands
+            first; else from the token before the piece, and for 'since' from those in the piece, as 'latest'
     where   a document of the context; for 'latest', 'since' and 'next' the place of an earlier piece; for 'kind' and 'place' what a
             document is of; None where nothing tells it
 
     asked: what -> (what is asked for, how the question begins to the end of that).
     """
 
-    def __init__(self, asked=()):
-        self.pieces, self.asked = [], dict(asked)
+    def __init__(self):
+        self.pieces, self.asked = [], {}
 
     def add(self, text, *looks, weight=1.0, given=False, skip=0):
         """given: not to be foretold. skip: positions left out before it. Gives the piece's place."""
@@ -272,25 +272,27 @@ class Answer:
 
 
 # text: the token of a document that is written next. document: the end of the document whose number was just written.
-# kind, place: what the question asks for, if that document is of it. latest: the last document that was written about. next: the one
-# found after it.
+# kind, place: what the question asks for, if that document is of it. latest: the last document that was written about. next:
+# the one found after it.
 LOOKS = ('text', 'document', 'kind', 'place', 'latest', 'next')
 CHOICE, SURE = 3.0, 0.3  # weights of tokens that take a choice, and of those that follow from the token before
+
+
+def answer_value(e, i):
+    answer = Answer()
+    answer.add(e.values[i], *e.tells(i), weight=CHOICE)
+    return answer
 
 
 def ask_look_up(w, e, i):
     a = e.domain['attributes'][i]
     label = a['label'] if a['label'][1:2].isupper() else a['label'][0].lower() + a['label'][1:]
-    form, answer = w.rng.choice(LOOK_UPS), Answer()
-    answer.add(e.values[i], *e.tells(i), weight=CHOICE)
-    return 'look', form.format(l=label, n=e.name, a=a['asked']), answer
+    return 'look', w.rng.choice(LOOK_UPS).format(l=label, n=e.name, a=a['asked']), answer_value(e, i)
 
 
-def ask_number(w, number, e, i):
-    a = e.domain['attributes'][i]
-    form, answer = w.rng.choice(['What is the {l} in document {n}?', 'Document {n}: {l}?']), Answer()
-    answer.add(e.values[i], *e.tells(i), weight=CHOICE)
-    return 'number', form.format(l=a['label'].lower(), n=number), answer
+def ask_number(w, e, i):
+    form = w.rng.choice(['What is the {l} in document {n}?', 'Document {n}: {l}?'])
+    return 'number', form.format(l=e.domain['attributes'][i]['label'].lower(), n=e.number), answer_value(e, i)
 
 
 def described(kind, where, domain):
@@ -306,13 +308,13 @@ def some(rng, count, most):
     return sorted(kept)
 
 
-WALKED = {'find': 13, 'list': 8}  # documents of a first line, at most
+REQUEST = 'Request: list every '
 
 
 def think(answer, rng, numbers, documents, domain, asked_for, most):
-    """The first line of the answer to a request: every document's number, and after those that fit whom it is about. documents:
-    the entity that each introduces, or None. Of many documents some are left out, as where numbers are missing between two: there
-    the line has a gap. Gives [(entity, piece of its colon)]."""
+    """The first line of the answer to a request: of every document its number and kind, its place if that is asked and the kind
+    fits, and whom it is about if all fits. documents: the entity that each introduces, or None. Of many documents some are left
+    out, as where numbers are missing between two: there the line has a gap. Gives [(entity, piece of its colon)]."""
     answer.add('Documents', weight=SURE)
     kind, where = asked_for
     answer.asked['kind'] = (kind, REQUEST + kind)
@@ -329,7 +331,7 @@ def think(answer, rng, numbers, documents, domain, asked_for, most):
             break
         e = documents[at]
         told = e.kind if e else '?'
-        answer.add(' ' + told, ('document', at), ('since', last), *([('text', at)] if e else []), weight=CHOICE)
+        answer.add(' ' + told, ('document', at), ('since', last), *([('named', at)] if e else []), weight=CHOICE)
         verdict, place = ('kind', told), None
         if told == kind and where:
             place = e.values[0] if 0 in e.told else '?'
@@ -339,7 +341,7 @@ def think(answer, rng, numbers, documents, domain, asked_for, most):
         if told == kind and place == where:
             colon = said[-1][1] if said else None
             said.append((e, answer.add(':', verdict, weight=CHOICE)))
-            answer.add(' ' + e.name, ('text', at), ('latest', colon), ('since', said[-1][1]))
+            answer.add(' ' + e.name, ('named', at), ('latest', colon), ('since', said[-1][1]))
             answer.add(';')
         else:
             answer.add(',', verdict, weight=CHOICE)
@@ -353,14 +355,11 @@ def broken_off(answer, said, rng):
     keep = rng.choice([piece for _, piece in said] or [1]) + rng.randint(1, 12) if rng.random() < 0.7 else rng.randint(1, len(whole))
     answer.pieces = whole[:keep]
     if len(answer.pieces) < len(whole) and rng.random() < 0.5:  # a name may be half there
-        words = answer.pieces[-1][0].split(' ')
+        words = answer.pieces[-1].text.split(' ')
         answer.pieces[-1] = answer.pieces[-1]._replace(text=' '.join(words[:rng.randint(2, max(2, len(words)))]))
     answer.pieces = [piece._replace(weight=0.0) for piece in answer.pieces]
     answer.add('\n', given=True)
     return [(e, piece) for e, piece in said if piece < keep]
-
-
-REQUEST = 'Request: list every '
 
 
 def request_begin(domain, kind, where):
@@ -387,7 +386,7 @@ def write_list(answer, said, asked, given=False):
         last, number = number, len(answer.pieces)
         answer.add(str(e.number), ('latest', last), ('next', colon), weight=CHOICE)
         answer.add('", "name": "', weight=SURE)
-        answer.add(escaped(e.name), ('text', e.at), ('latest', number), ('since', number))
+        answer.add(escaped(e.name), ('named', e.at), ('latest', number), ('since', number))
         for j in asked:
             answer.add('", "%s": "' % e.domain['attributes'][j]['key'])
             answer.add(escaped(e.values[j]), *e.tells(j), ('latest', number), ('since', number), weight=CHOICE)
@@ -395,12 +394,12 @@ def write_list(answer, said, asked, given=False):
     answer.add(']', ('latest', number), ('next', None), weight=CHOICE)
 
 
-def ask_for(r, kind, domain, asked_for, numbers, documents, asked):
-    """A request, answered in whole; or of which the second half has not come yet: documents can be found already; or in the
-    midst of the thoughts."""
+def ask_for(r, kind, domain, asked_for, numbers, documents, asked, walked):
+    """A request, answered in whole ('list'); of which the second half has not come yet: documents can be found already ('find');
+    or in the midst of the thoughts ('part')."""
     answer = Answer()
-    said = think(answer, r, numbers, documents, domain, asked_for, WALKED['find' if kind == 'early' else 'list'])
-    if kind == 'early':
+    said = think(answer, r, numbers, documents, domain, asked_for, walked)
+    if kind == 'find':
         return kind, request_begin(domain, *asked_for), answer
     if kind == 'part':
         said = broken_off(answer, said, r)
@@ -437,51 +436,34 @@ class Numbers:
         return out
 
 
-class Told:
-    """What a context says of an entity, and in which documents."""
-
-    def __init__(self, w, e, facts, rich, card, kinds, introduced):
-        r = w.rng
-        extra = int(rich * r.randint(0, 10))
-        facts = facts | {r.randrange(6) for _ in range(extra // 2)}
-        colour = extra - extra // 2
-        mistaken = r.choice(kinds) if r.random() < 0.25 * rich else None
-        mistaken = None if mistaken == e.kind else mistaken
-        before = r.choice(sorted(facts)) if facts and r.random() < 0.3 * rich else -1
-        e.told = {i: True for i in facts}
-        second = {i for i in facts if i and r.random() < 0.5} if introduced and rich > 0.5 and r.random() < 0.25 else set()
-        e.later = second if len(second) < len(facts) else set()
-        facts = facts - e.later
-        colours = (colour - colour // 2, colour // 2) if e.later else (colour, 0)
-        self.texts = [tell_card(w, e, facts, introduced) if card else
-                      tell_prose(w, e, facts, introduced, colours[0], mistaken, before)]
-        if e.later:
-            self.texts.append(tell_card(w, e, e.later, False) if card else
-                              tell_prose(w, e, e.later, False, colours[1], None, before))
+def tell(w, e, facts, rich, card, kinds, introduced):
+    """The document of an entity, or two: what kind it is and where in the first, some of the rest in the second."""
+    r = w.rng
+    extra = int(rich * r.randint(0, 10))
+    e.told = facts | {r.randrange(6) for _ in range(extra // 2)}
+    colour = extra - extra // 2
+    mistaken = r.choice(kinds) if r.random() < 0.25 * rich else None
+    mistaken = None if mistaken == e.kind else mistaken
+    before = r.choice(sorted(e.told)) if e.told and r.random() < 0.3 * rich else -1
+    second = {i for i in e.told if i and r.random() < 0.5} if introduced and rich > 0.5 and r.random() < 0.25 else set()
+    e.later = second if len(second) < len(e.told) else set()
+    parts = [(e.told - e.later, introduced, colour - colour // 2 if e.later else colour, mistaken)]
+    if e.later:
+        parts.append((e.later, False, colour // 2, None))
+    return [tell_card(w, e, told, first) if card else tell_prose(w, e, told, first, colours, other, before)
+            for told, first, colours, other in parts]
 
 
-def tables(w, entities):
+def tell_tables(w, entities):
     r, facts, out, at = w.rng, w.rng.sample(range(6), w.rng.randint(1, 3)), [], 0
     while at < len(entities):
         rows = entities[at:at + r.randint(1, 4)]
         out.append(tell_table(w, rows, facts))
         at += len(rows)
     for e in entities:
-        e.told = {i: True for i in facts}
+        e.told = set(facts)
     r.shuffle(out)
     return out
-
-
-def place_texts(r, told):
-    """[(text, entity, which of its documents)] in the order of the context."""
-    texts = [(text, e, nth) for e, t in told for nth, text in enumerate(t.texts)]
-    r.shuffle(texts)
-    for at, (_, e, nth) in enumerate(texts):
-        if nth:
-            e.at_later = at
-        else:
-            e.at = at
-    return texts
 
 
 def draw_entities(w, d, documents, kinds, places, near_names):
@@ -495,8 +477,9 @@ def draw_entities(w, d, documents, kinds, places, near_names):
     return out
 
 
-def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), near_names=0.25):
-    """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`."""
+def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, styles=('card', 'prose'), near_names=0.25, walked=13):
+    """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`. walked: documents
+    in the first line of an answer, at most."""
     r = rng
     w = Words(r, pieces, invented=r.choice((0.0, 0.15, 0.5, 1.0) if r.random() < 0.5 else (0.0, 0.2)))
     d = random_scheme(w) if r.random() < 0.12 else r.choice(TABLES['domains'])
@@ -506,26 +489,27 @@ def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, sty
     entities = draw_entities(w, d, documents, kinds, places, near_names)
     look = task == 'look'
     if look and r.random() < 0.07:
-        documents_out = tables(w, entities)
-        return {'documents': documents_out, 'questions': [ask_told(w, entities) for _ in range(questions)]}
+        return {'documents': tell_tables(w, entities), 'questions': [ask_told(w, entities) for _ in range(questions)]}
     if look:
         same = set(r.sample(range(6), r.choice((1, 1, 2)))) if r.random() < 0.7 else None  # only the name tells
     else:
         common = r.sample(range(6), 3)
-    told = []
+    texts = []
     for e in entities:
         card = style == 'card' or (style == 'mixed' and r.random() < 0.33)
         if look:
             facts, introduced = same or set(r.sample(range(6), r.randint(1, 2 if rich < 0.3 else 3))), r.random() < 0.4 + rich
         else:
             facts, introduced = set(common) | ({0} if r.random() < 0.75 else set()), True
-        told.append((e, Told(w, e, facts, rich, card, kinds, introduced)))
-    texts = place_texts(r, told)
+        texts += [(text, e, nth) for nth, text in enumerate(tell(w, e, facts, rich, card, kinds, introduced))]
+    r.shuffle(texts)
     numbered = not look or r.random() < 0.4
     given = numbers.take(len(texts)) if numbered else [None] * len(texts)
-    for (_, e, nth), number in zip(texts, given):
-        if nth == 0:
-            e.number = number
+    for at, ((_, e, nth), number) in enumerate(zip(texts, given)):
+        if nth:
+            e.at_later = at
+        else:
+            e.at, e.number = at, number
     documents_out = [('Document %d\n' % n if numbered else '') + text for (text, _, _), n in zip(texts, given)]
     if look:
         return {'documents': documents_out, 'questions': [ask_told(w, entities, numbered) for _ in range(questions)]}
@@ -539,8 +523,8 @@ def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, sty
         if sum(x.kind == kind for x in entities) > max(4, len(texts) // 2) and where is None:
             continue
         asked = r.sample([i for i in common if i or where is None], 2)
-        what = 'early' if task == 'find' else 'list' if r.random() < 0.7 else 'part'
-        out.append(ask_for(r, what, d, (kind, where), given, introduced_in, asked))
+        what = 'find' if task == 'find' else 'list' if r.random() < 0.7 else 'part'
+        out.append(ask_for(r, what, d, (kind, where), given, introduced_in, asked, walked))
     return {'documents': documents_out, 'questions': out}
 
 
@@ -548,7 +532,7 @@ def ask_told(w, entities, numbered=False):
     e = w.rng.choice(entities)
     i = w.rng.choice(sorted(e.told))
     if numbered and not e.later and w.rng.random() < 0.05:
-        return ask_number(w, e.number, e, i)
+        return ask_number(w, e, i)
     return ask_look_up(w, e, i)
 
 

@@ -68,7 +68,7 @@ class Asked:
             x = layer.finish(x, a[0].transpose(0, 1).reshape(len(tokens), -1))
         return int((rms(x[-1], m.norm) @ self.table.T).argmax())
 
-    def answer(self, question, most=1500):
+    def answer(self, question, most):
         own, tokens, out = [None] * len(self.model.layers), self.encoder.question(self.encoder.encode([question])[0]), []
         begin = 0
         while len(out) < most:
@@ -137,7 +137,7 @@ def main():
             if a.look_ups:
                 questions = [('What is the %s of %s?' % (labels()[k], x['name']), v) for x in items for k, v in x.items() if k != 'name']
             for question, value in questions:
-                got = over.answer(question, 24 if a.look_ups else 1500)
+                got = over.answer(question, 24 if a.look_ups else 6000)
                 asked += 1
                 right += got == value
                 if a.show >= asked:

@@ -30,6 +30,7 @@ LOOKS = 512  # of a batch, that a group of heads of a layer is shown
 PRODUCTS = 8e6  # of tokens of a context's questions and of its documents, about, at most
 CROWD = 6  # times the batch's documents is what a look is to be found among
 TASKS = ('look', 'find', 'list')
+WALKED = {'look': (0,), 'find': (13, 13, 13, 70), 'list': (8, 8, 8, 40)}  # documents of a first line, at most: mostly few
 
 
 # ------------------------------------------------------------ making batches
@@ -56,15 +57,15 @@ def make_batch(rng, encoder, pieces, rungs, a):
         n, rich, near, styles = LADDER[rng.randint(1, max(2, at - 2))], rng.random(), 0.3, ('card', 'prose', 'prose')
         at = -1
     if task != 'look' and rung >= 3 and rng.random() < 0.4:  # so many that most are left out of an answer
-        n, at = LADDER[rng.randint(5, 11)], -1
+        n, at = rng.choice(LADDER[5:12]), -1
         rich = min(rich, 0.5 * a.tokens / n / 70)
-    walked = min(n, data.WALKED[task]) if task != 'look' else 0
+    walked = min(n, rng.choice(WALKED[task]))
     documents, question = n * (45 + 70 * rich), {'look': 40, 'find': 40 + 8 * walked, 'list': 150 + 22 * walked}[task]
     questions = {'look': 8 + min(16, n // 4), 'find': 8 + min(8, n // 4), 'list': 4 + min(4, n // 8)}[task]
     questions = max(2, min(questions, int(PRODUCTS / documents / question)))
     tokens = documents + questions * question
     numbers = data.Numbers(rng)
-    contexts = [data.context(rng, n, task, numbers, questions, pieces, rich, styles, near_names=near)
+    contexts = [data.context(rng, n, task, numbers, questions, pieces, rich, styles, near, walked)
                 for _ in range(max(1, min(int(a.tokens / tokens), 600 // n)))]
     batch = pack(contexts, encoder, np.random.default_rng(rng.getrandbits(32)))
     batch['task'], batch['rung'], batch['at'] = task, rung, at
@@ -99,54 +100,67 @@ def seeking_heads(size):
             'latest': [(half - 1, 2 * group - 1, 2 * group)]}
 
 
-def scores_of(q, k):
-    """Of queries (n, heads, dim) over keys (m, dim): (n, heads, m)."""
-    return products(q.new_zeros(()), q.flatten(0, 1)[None], k[None]).view(q.shape[0], q.shape[1], -1)
+def some(rows):
+    return rows[torch.randperm(len(rows), device=rows.device)[:LOOKS]]
 
 
-def seek_loss(looked, batch, what, layer, first, last):
-    """How far heads of a layer are from looking at the token that tells what is written next, among all documents of the
-    batch and, but for texts, among what they see of their own question and answer."""
+def scores_of(looked, where, seeking, sought):
+    """Of some tokens' queries, by the heads of a layer, over some tokens' keys: (queries, heads, keys)."""
+    layer, first, last = where
     q, k = looked[layer]
-    pairs, split = batch['seek ' + what], batch['split']
+    queries = q[seeking, first:last]
+    keys = k[sought, first // (q.shape[1] // k.shape[1])]
+    return products(q.new_zeros(()), queries.flatten(0, 1)[None], keys[None]).view(queries.shape[0], last - first, -1)
+
+
+def seek_loss(looked, batch, what, where):
+    """How far heads of a layer are from looking at the token that tells what is written next, among all documents of the
+    batch and, but for texts, among what they see of their own question and answer. And the share of looks that are right."""
+    pairs, split, count = batch['seek ' + what], batch['split'], len(batch['tokens'])
     if not len(pairs):
         return None
-    seeking, sought = pairs[torch.randperm(len(pairs), device=pairs.device)[:LOOKS]].T
-    group = q.shape[1] // k.shape[1]
-    keys = k[:split if what == 'text' else len(k), first // group]
-    scores = scores_of(q[seeking, first:last], keys)
+    seeking, wanted = some(pairs).T
+    scores = scores_of(looked, where, seeking, slice(split if what == 'text' else count))
     if what != 'text':
-        own = torch.arange(split, len(k), device=k.device)
+        own = torch.arange(split, count, device=wanted.device)
         hidden = (batch['answer_of'][seeking - split][:, None] != batch['answer_of']) | (own > seeking[:, None])
         scores[:, :, split:].masked_fill_(hidden[:, None], float('-inf'))
-    wanted = sought[:, None].expand(-1, last - first)
-    with torch.no_grad():
-        found = (scores.argmax(-1) == wanted).float().mean().item()
+    wanted = wanted[:, None].expand(scores.shape[:2])
+    found = (scores.argmax(-1) == wanted).float().mean().item()
     crowded = torch.cat((scores[:, :, :split] + math.log(CROWD), scores[:, :, split:]), -1)
     crowded = crowded.scatter(-1, wanted[..., None], scores.gather(-1, wanted[..., None]))
     return F.cross_entropy(crowded.flatten(0, 1), wanted.flatten()), found
 
 
-def alike_loss(looked, batch, what, layer, first, last):
+def alike_loss(looked, batch, what, where):
     """How far what documents are of is from being told among all that the batch's questions ask for: from many wrong ones more is
-    learnt than from whether it is the own question's."""
+    learnt than from whether it is the own question's. And the share that is told."""
     asked, alike = batch['asked ' + what], batch['alike ' + what]
     same = alike[:, None, 1] == asked[None, :, 1]
-    kept = same.any(-1) & ~same.all(-1) if len(asked) else torch.zeros(0, dtype=torch.bool)
-    if not bool(kept.any()):
+    kept = (same.any(-1) & ~same.all(-1)).nonzero()[:, 0]
+    if not len(kept):
         return None
-    q, k = looked[layer]
-    group = q.shape[1] // k.shape[1]
-    kept = kept.nonzero()[:, 0]
-    kept = kept[torch.randperm(len(kept), device=kept.device)[:LOOKS]]
-    scores = scores_of(q[alike[kept, 0], first:last], k[asked[:, 0], first // group])
-    logs, same = scores.log_softmax(-1), same[kept][:, None]
-    with torch.no_grad():
-        found = same.expand_as(logs).gather(-1, logs.argmax(-1, keepdim=True)).float().mean().item()
+    kept = some(kept)
+    logs, same = scores_of(looked, where, alike[kept, 0], asked[:, 0]).log_softmax(-1), same[kept][:, None]
+    found = same.expand_as(logs).gather(-1, logs.argmax(-1, keepdim=True)).float().mean().item()
     return -logs.masked_fill(~same, float('-inf')).logsumexp(-1).mean(), found
 
 
-def losses(model, batch, document_weight, seek=0.0, stray=0.0):
+def looks_loss(model, batch):
+    """All of these, added up; what is found goes to batch['found']."""
+    total = 0.0
+    for what, heads in seeking_heads(model.size).items():
+        shown = [('found', seek_loss(model.looked, batch, what, where)) for where in heads]
+        if what in ('kind', 'place'):
+            shown.append(('alike', alike_loss(model.looked, batch, what, heads[0])))
+        for name, loss in shown:
+            if loss:
+                total = total + loss[0]
+                batch['found']['%s %s' % (name, what)] = loss[1]
+    return total
+
+
+def losses(model, batch, a):
     hidden, table = model(batch)
     targets = batch['targets']
     kept = targets != IGNORE
@@ -162,20 +176,8 @@ def losses(model, batch, document_weight, seek=0.0, stray=0.0):
         which = batch['answer_of'].index_select(0, places[of_answer] - batch['split'])
         wrong = torch.zeros(len(batch['kinds']), device=right.device).index_add_(0, which, 1 - right)
         whole = (wrong == 0).float().tolist()
-    total, batch['found'] = answer + document_weight * document, {}
-    for what, heads in seeking_heads(model.size).items() if seek else ():
-        for where in heads:
-            shown = seek_loss(model.looked, batch, what, *where)
-            if shown:
-                total = total + seek * shown[0]
-                batch['found']['found ' + what] = shown[1]
-    for what in ('kind', 'place') if seek else ():
-        shown = alike_loss(model.looked, batch, what, *seeking_heads(model.size)[what][0])
-        if shown:
-            total = total + seek * shown[0]
-            batch['found']['alike ' + what] = shown[1]
-    total = total + stray * model.strayed
-    batch['found']['strayed'] = model.strayed.item()
+    batch['found'] = {'strayed': model.strayed.item()}
+    total = answer + a.document_loss * document + a.seek * looks_loss(model, batch) + a.stray * model.strayed
     if bool((weights > 1).any()):
         batch['found'][batch['task'] + ' choices'] = right[weights > 1].mean().item()
     return total, answer.item(), document.item(), right.mean().item(), whole
@@ -217,7 +219,7 @@ def options():
     p.add_argument('--seed', type=int, default=1)
     p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
     p.add_argument('--shares', type=float, nargs=3, default=(0.3, 0.4, 0.3), help='of look-ups, finding and lists')
-    p.add_argument('--rungs', type=int, nargs=3, help='where a new training begins on the ladder')
+    p.add_argument('--rungs', type=int, nargs=3, choices=range(len(LADDER)), metavar='RUNG', help='where a new training begins on the ladder')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
@@ -318,7 +320,7 @@ def run(a, model, muon, adam, state, rungs, queue):
         for g in adam.param_groups:
             g['lr'] = a.lr_rest * share
         with autocast:
-            loss, answer, document, right, whole = losses(model, batch, a.document_loss, a.seek, a.stray)
+            loss, answer, document, right, whole = losses(model, batch, a)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for g in adam.param_groups for p in g['params']], 1.0)
         muon.step()
