@@ -145,6 +145,16 @@ def draw_kind(w, d):
     return w.rng.choice(THINGS) if w.rng.random() < 0.3 else ' '.join(w.new(2) for _ in range(w.rng.randint(1, 2)))
 
 
+def draw_kinds(w, d, count):
+    """Some differ from another in one word alone."""
+    out = [draw_kind(w, d)]
+    while len(out) < count:
+        words, others = draw_kind(w, d).split(' '), w.rng.choice(out).split(' ')
+        near = w.rng.random()
+        out.append(' '.join(words[:1] + others[-1:] if near < 0.3 else others[:1] + words[-1:] if near < 0.4 else words))
+    return out
+
+
 class Entity:
     def __init__(self, w, domain, kind, place_, near=None):
         self.domain, self.kind = domain, kind
@@ -327,7 +337,8 @@ def think(answer, rng, numbers, documents, domain, asked_for, most):
         last = answer.add(' %d' % number, ('latest', last), given=gap > 0, skip=gap * 5 + rng.randint(0, 4 * gap))
         expected = number + 1
         if at is None:
-            answer.add('.', ('document', None), weight=CHOICE)
+            nothing = [('document', None)] if rng.random() < 0.2 else []
+            answer.add('.', *nothing, weight=SURE)  # lines are short in training: their ends are weighed as if they were long
             break
         e = documents[at]
         told = e.kind if e else '?'
@@ -445,7 +456,7 @@ def tell(w, e, facts, rich, card, kinds, introduced):
     mistaken = r.choice(kinds) if r.random() < 0.25 * rich else None
     mistaken = None if mistaken == e.kind else mistaken
     before = r.choice(sorted(e.told)) if e.told and r.random() < 0.3 * rich else -1
-    second = {i for i in e.told if i and r.random() < 0.5} if introduced and rich > 0.5 and r.random() < 0.25 else set()
+    second = {i for i in e.told if i and r.random() < 0.5} if introduced and r.random() < 0.25 else set()
     e.later = second if len(second) < len(e.told) else set()
     parts = [(e.told - e.later, introduced, colour - colour // 2 if e.later else colour, mistaken)]
     if e.later:
@@ -484,7 +495,7 @@ def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, sty
     w = Words(r, pieces, invented=r.choice((0.0, 0.15, 0.5, 1.0) if r.random() < 0.5 else (0.0, 0.2)))
     d = random_scheme(w) if r.random() < 0.12 else r.choice(TABLES['domains'])
     style = r.choice(styles)
-    kinds = [draw_kind(w, d) for _ in range(r.randint(2, 4) if documents < 40 else r.randint(3, 10))]
+    kinds = draw_kinds(w, d, r.randint(2, 4) if documents < 40 else r.randint(3, 10))
     places = [draw_value(w, d['attributes'][0]) for _ in range(r.randint(2, 4))]
     entities = draw_entities(w, d, documents, kinds, places, near_names)
     look = task == 'look'

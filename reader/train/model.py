@@ -194,7 +194,8 @@ def attend(layer, batch, q, k, v):
     mask = mask.repeat_interleave(kv, 0).to(q.dtype)
     over = products(mask, by_heads(qq, c, kv), kd)
     over, own = torch.cat((over, own), -1).softmax(-1).split((w, t), -1)
-    strayed = -own.sum(-1).clamp_min(1e-6).log().mean()
+    stayed = by_tokens(own.sum(-1, keepdim=True), c, kv, group).index_select(0, batch['question_at'])
+    strayed = -stayed.clamp_min(1e-6).log().mean()
     own = own.view(c, kv, group, asked, t, t).permute(0, 3, 1, 2, 4, 5).reshape(c * asked * kv, -1, t)
     questions = by_tokens(torch.bmm(over, vd), c, kv, group) + by_tokens(torch.bmm(own, own_values), c * asked, kv, group)
     return torch.cat((documents.index_select(0, batch['document_at']), questions.index_select(0, batch['question_at']))), strayed

@@ -57,7 +57,7 @@ def make_batch(rng, encoder, pieces, rungs, a):
         n, rich, near, styles = LADDER[rng.randint(1, max(2, at - 2))], rng.random(), 0.3, ('card', 'prose', 'prose')
         at = -1
     if task != 'look' and rung >= 3 and rng.random() < 0.4:  # so many that most are left out of an answer
-        n, at = rng.choice(LADDER[5:12]), -1
+        n, at = rng.choice([n for n in LADDER[5:] if n <= a.many]), -1
         rich = min(rich, 0.5 * a.tokens / n / 70)
     walked = min(n, rng.choice(WALKED[task]))
     documents, question = n * (45 + 70 * rich), {'look': 40, 'find': 40 + 8 * walked, 'list': 150 + 22 * walked}[task]
@@ -220,6 +220,7 @@ def options():
     p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
     p.add_argument('--shares', type=float, nargs=3, default=(0.3, 0.4, 0.3), help='of look-ups, finding and lists')
     p.add_argument('--rungs', type=int, nargs=3, choices=range(len(LADDER)), metavar='RUNG', help='where a new training begins on the ladder')
+    p.add_argument('--many', type=int, default=70, help='documents of the contexts of which a first line leaves most out, at most')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
