@@ -21,7 +21,7 @@ static const lode_option_t score_options[] = {
     {"documents", "0", LODE_OPTION_COUNT, NULL, 0, UINT32_MAX,
      "of each sample, those that hold what is asked for and then others by chance; 0: all"},
     {"look-ups", "no", LODE_OPTION_FLAG, NULL, 0, 0, "ask for each value of the answer by itself"},
-    {"max-tokens", "1024", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "of an answer"},
+    {"max-tokens", "8192", LODE_OPTION_COUNT, NULL, 1, 1 << 20, "of an answer"},
     {"sinks", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "first tokens that are always chosen"},
     {"window", "0", LODE_OPTION_COUNT, NULL, 0, 1 << 16, "last tokens that are always chosen; the question always is"},
     {"outliers", "48", LODE_OPTION_COUNT, NULL, 0, 65536, "shadowkv: chunks a head that stay; all if there are fewer"},

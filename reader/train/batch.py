@@ -124,7 +124,7 @@ def lay_out(answer, pieces, question, place, documents, seeking, end):
         weights += [piece.weight] + [min(piece.weight, 1.0)] * (len(new) - 1)
         gaps += [piece.skip] + [0] * (len(new) - 1)
         ends.append(place + len(ids) - 1)
-    return ids + [end], np.array(weights + [1.0], np.float32), np.array(gaps + [0])
+    return ids + [end], np.array(weights + [float(answer.ends)], np.float32), np.array(gaps + [0])
 
 
 def pack(contexts, encoder, rng, document_loss=0.1):

@@ -270,10 +270,11 @@ class Answer:
             document is of; None where nothing tells it
 
     asked: what -> (what is asked for, how the question begins to the end of that).
+    ends: that nothing follows is to be foretold.
     """
 
-    def __init__(self):
-        self.pieces, self.asked = [], {}
+    def __init__(self, ends=True):
+        self.pieces, self.asked, self.ends = [], {}, ends
 
     def add(self, text, *looks, weight=1.0, given=False, skip=0):
         """given: not to be foretold. skip: positions left out before it. Gives the piece's place."""
@@ -338,7 +339,7 @@ def think(answer, rng, numbers, documents, domain, asked_for, most):
         expected = number + 1
         if at is None:
             nothing = [('document', None)] if rng.random() < 0.2 else []
-            answer.add('.', *nothing, weight=SURE)  # lines are short in training: their ends are weighed as if they were long
+            answer.add('.', *nothing, weight=0.05)  # lines are short in training: their ends are weighed as if they were long
             break
         e = documents[at]
         told = e.kind if e else '?'
@@ -408,7 +409,7 @@ def write_list(answer, said, asked, given=False):
 def ask_for(r, kind, domain, asked_for, numbers, documents, asked, walked):
     """A request, answered in whole ('list'); of which the second half has not come yet: documents can be found already ('find');
     or in the midst of the thoughts ('part')."""
-    answer = Answer()
+    answer = Answer(ends=kind != 'find')
     said = think(answer, r, numbers, documents, domain, asked_for, walked)
     if kind == 'find':
         return kind, request_begin(domain, *asked_for), answer
@@ -492,7 +493,7 @@ def context(rng, documents, task, numbers, questions=8, pieces=(), rich=0.5, sty
     """One context of about so many documents. rich: 0 for the shortest documents, 1 for those of `text2json make`. walked: documents
     in the first line of an answer, at most."""
     r = rng
-    w = Words(r, pieces, invented=r.choice((0.0, 0.15, 0.5, 1.0) if r.random() < 0.5 else (0.0, 0.2)))
+    w = Words(r, pieces, invented=r.choice((0.0, 0.3, 0.6, 1.0) if r.random() < 0.5 else (0.2, 0.5)))
     d = random_scheme(w) if r.random() < 0.12 else r.choice(TABLES['domains'])
     style = r.choice(styles)
     kinds = draw_kinds(w, d, r.randint(2, 4) if documents < 40 else r.randint(3, 10))

@@ -27,10 +27,10 @@ from muon import Muon
 HERE = os.path.dirname(os.path.abspath(__file__))
 LADDER = [1, 2, 3, 4, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200, 280]
 LOOKS = 512  # of a batch, that a group of heads of a layer is shown
-PRODUCTS = 8e6  # of tokens of a context's questions and of its documents, about, at most
+PRODUCTS = 8e6  # of tokens of a context's questions and of what they see, about, at most
 CROWD = 6  # times the batch's documents is what a look is to be found among
 TASKS = ('look', 'find', 'list')
-WALKED = {'look': (0,), 'find': (13, 13, 13, 70), 'list': (8, 8, 8, 40)}  # documents of a first line, at most: mostly few
+WALKED = {'look': (0,), 'find': (13, 13, 13, 100), 'list': (8, 100, 100)}  # documents of a first line, at most
 
 
 # ------------------------------------------------------------ making batches
@@ -56,13 +56,13 @@ def make_batch(rng, encoder, pieces, rungs, a):
     if rung >= 3 and rng.random() < 0.4:  # fewer documents, but as long and as much alike as those of text2json make
         n, rich, near, styles = LADDER[rng.randint(1, max(2, at - 2))], rng.random(), 0.3, ('card', 'prose', 'prose')
         at = -1
-    if task != 'look' and rung >= 3 and rng.random() < 0.4:  # so many that most are left out of an answer
+    if task != 'look' and rung >= 3 and rng.random() < a.crowded:  # so many that most are left out of an answer
         n, at = rng.choice([n for n in LADDER[5:] if n <= a.many]), -1
         rich = min(rich, 0.5 * a.tokens / n / 70)
     walked = min(n, rng.choice(WALKED[task]))
     documents, question = n * (45 + 70 * rich), {'look': 40, 'find': 40 + 8 * walked, 'list': 150 + 22 * walked}[task]
     questions = {'look': 8 + min(16, n // 4), 'find': 8 + min(8, n // 4), 'list': 4 + min(4, n // 8)}[task]
-    questions = max(2, min(questions, int(PRODUCTS / documents / question)))
+    questions = max(2, min(questions, int(PRODUCTS / (documents + question) / question)))
     tokens = documents + questions * question
     numbers = data.Numbers(rng)
     contexts = [data.context(rng, n, task, numbers, questions, pieces, rich, styles, near, walked)
@@ -220,7 +220,8 @@ def options():
     p.add_argument('--tokens', type=int, default=None, help='of a batch, about')
     p.add_argument('--shares', type=float, nargs=3, default=(0.3, 0.4, 0.3), help='of look-ups, finding and lists')
     p.add_argument('--rungs', type=int, nargs=3, choices=range(len(LADDER)), metavar='RUNG', help='where a new training begins on the ladder')
-    p.add_argument('--many', type=int, default=70, help='documents of the contexts of which a first line leaves most out, at most')
+    p.add_argument('--crowded', type=float, default=0.4, help='share of contexts of which a first line may leave most out')
+    p.add_argument('--many', type=int, default=70, help='documents of these, at most')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
