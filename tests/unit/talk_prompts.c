@@ -217,7 +217,7 @@ Test(talk_prompts, chats_think_between_their_own_tokens, .init = make_folder, .f
     lode_tokenizer_close(&tokenizer);
 }
 
-/* The shipped model was trained on "Documents 1 lamp, 2 fan: Ada; 3.↵[{"document": …}, {…}]<|end|>", cut at these places. */
+/* The shipped model learnt "Documents 1 lamp, 2 fan: Ada; 3.↵[{"document": …}, {…}]<|end|>", cut at these places. */
 Test(talk_prompts, the_shipped_models_are_the_tokens_it_was_trained_on)
 {
     static const char *const pieces[] = {"Documents",           " 3", ";", "\n[", "{\"document\": \"", "3", "\"}",
