@@ -5,7 +5,7 @@ install(TARGETS lodemark EXPORT lodemark
   PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS lodemark_command lodemarkd RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 # What lodemark ask takes for granted: the small model.
-install(DIRECTORY reader/model DESTINATION ${CMAKE_INSTALL_DATADIR}/lodemark)
+install(DIRECTORY reader/model reader/model-lists DESTINATION ${CMAKE_INSTALL_DATADIR}/lodemark)
 install(DIRECTORY slurm DESTINATION ${CMAKE_INSTALL_DATADIR}/lodemark USE_SOURCE_PERMISSIONS)
 
 set(package ${CMAKE_INSTALL_LIBDIR}/cmake/lodemark)

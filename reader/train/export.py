@@ -11,7 +11,7 @@ import os
 import shutil
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from model import EPSILON, RANGE, SIZES, THETA, Reader, share_spaces
@@ -35,6 +35,29 @@ def tensors(model):
         for ours, theirs in LAYER_NAMES.items():
             found['model.layers.%d.%s.weight' % (i, theirs)] = getattr(layer, ours)
     return {name: t.detach().to(torch.bfloat16).contiguous() for name, t in found.items()}
+
+
+def read_back(folder, tokenizer):
+    """The weights of an exported model, of as many layers as it has, as a checkpoint holds them: as exact as bf16 is. What tokens with and
+    without a space before them share, and what those of digits do, is worked out of the table."""
+    found = {name: t.float() for name, t in load_file(os.path.join(folder, 'model.safetensors')).items()}
+    with open(os.path.join(folder, 'config.json')) as file:
+        layers = json.load(file)['num_hidden_layers']
+    hidden, _, heads, kv, dim, mlp = next(size for size in SIZES.values() if size[0] == found['model.norm.weight'].shape[0])
+    bases, spaced, numbers = share_spaces(tokenizer)
+    model = Reader((hidden, layers, heads, kv, dim, mlp), bases, spaced, numbers)
+    table, rows = found['model.embed_tokens.weight'], torch.as_tensor(bases)
+    spaced = torch.as_tensor(spaced, dtype=torch.bool)
+    plain = torch.zeros_like(model.base).index_copy(0, rows[~spaced], table[~spaced])
+    with torch.no_grad():
+        model.base.copy_(plain)
+        model.space.copy_((table[spaced] - plain[rows[spaced]]).mean(0))
+        model.number_mix.copy_(torch.linalg.lstsq(model.number_features.double(), plain[model.number_rows].double(), driver='gelsd').solution)
+        model.norm.copy_(found['model.norm.weight'])
+        for i, layer in enumerate(model.layers):
+            for ours, theirs in LAYER_NAMES.items():
+                getattr(layer, ours).copy_(found['model.layers.%d.%s.weight' % (i, theirs)])
+    return model.state_dict()
 
 
 def config(model, tokenizer):

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 import data
 from batch import IGNORE, Encoder, pack, to_device
+from export import read_back
 from model import SIZES, Layer, Reader, products, share_spaces
 from muon import Muon
 
@@ -212,7 +213,8 @@ def options():
     p = argparse.ArgumentParser()
     p.add_argument('--out', required=True)
     p.add_argument('--minutes', type=float, default=90)
-    p.add_argument('--begin-from', help='a checkpoint, of fewer layers perhaps, whose weights and rungs a new training begins with')
+    p.add_argument('--begin-from', help='a checkpoint, of fewer layers perhaps, whose weights and rungs a new training begins with; or the '
+                   'folder of an exported model')
     p.add_argument('--size', choices=SIZES, default=None)
     p.add_argument('--device', default='auto')
     p.add_argument('--tokenizer', default=os.path.join(HERE, '..', 'model', 'tokenizer.json'))
@@ -255,9 +257,12 @@ def main():
     state = {'step': 0, 'seconds': 0.0, 'tokens': 0, 'rungs': list(a.rungs or (0, 0, 0)), 'ema': {}}
     path = os.path.join(a.out, 'checkpoint.pt')
     if a.begin_from and not os.path.exists(path):
-        saved = torch.load(a.begin_from, map_location=a.device, weights_only=False)
-        begin_with(model, saved['model'])
-        state['rungs'] = list(a.rungs or saved['state']['rungs'])
+        if os.path.isdir(a.begin_from):
+            begin_with(model, read_back(a.begin_from, tokenizer))
+        else:
+            saved = torch.load(a.begin_from, map_location=a.device, weights_only=False)
+            begin_with(model, saved['model'])
+            state['rungs'] = list(a.rungs or saved['state']['rungs'])
     if os.path.exists(path):
         saved = torch.load(path, map_location=a.device, weights_only=False)
         model.load_state_dict(saved['model'])

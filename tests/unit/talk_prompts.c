@@ -217,7 +217,7 @@ Test(talk_prompts, chats_think_between_their_own_tokens, .init = make_folder, .f
     lode_tokenizer_close(&tokenizer);
 }
 
-/* The shipped model learnt "Documents 1 lamp, 2 fan: Ada; 3.↵[{"document": …}, {…}]<|end|>", cut at these places. */
+/* The shipped model was trained on "Documents 3 7: 3 Ada; 7 Bo↵[{"document": …}, {…}]<|end|>", cut at these places. */
 Test(talk_prompts, the_shipped_models_are_the_tokens_it_was_trained_on)
 {
     static const char *const pieces[] = {"Documents",           " 3", ";", "\n[", "{\"document\": \"", "3", "\"}",
@@ -241,7 +241,7 @@ Test(talk_prompts, the_shipped_models_are_the_tokens_it_was_trained_on)
               (int64_t)no.ids[1] == lode_tokenizer_special(tokenizer, "<|end|>"));
     lode_talk_tail_t tail = {0};
     const char *semicolon = lode_tokenizer_bytes(tokenizer, at[2].ids[0], &bytes);
-    lode_tail_add(&tail, "Documents 1 lamp: Ada", 21);
+    lode_tail_add(&tail, "Documents 3: 3 Ada", 18);
     cr_assert(at[2].count == 1 && lode_tail_ends(&tail, &p.thinker_paragraphs, semicolon, bytes));
     cr_assert(lode_tail_ends(&tail, &p.writer_paragraphs, "\"}", 2));
     for (int i = 0; i < 9; i++)
