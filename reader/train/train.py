@@ -229,7 +229,7 @@ def options():
     p.add_argument('--document-loss', type=float, default=0.1)
     p.add_argument('--cool', type=float, default=0.4, help='share of the minutes over which the learning rate falls')
     p.add_argument('--seek', type=float, default=0.4, help='weight of the loss that shows where answers stand')
-    p.add_argument('--stray', type=float, default=0.3, help='weight of the loss of looking into documents in the other layers')
+    p.add_argument('--stray', type=float, default=3.0, help='weight of the loss of looking into documents in the other layers')
     p.add_argument('--save-every', type=float, default=180)
     p.add_argument('--climb', type=float, default=0.75, help='share of right answers that ends a rung')
     p.add_argument('--compile', action='store_true')
