@@ -107,6 +107,15 @@ def padded(counts):
     return np.concatenate([row * width + np.arange(count) for row, count in counts]), width
 
 
+def as_keys(counts, crowds):
+    """Of so many tokens of each context's documents: their places as keys of its questions, in rows of one length, and the mask. crowds: how
+    many each stands for."""
+    at, width = padded(list(enumerate(counts)))
+    mask = np.full(len(counts) * width, -np.inf, np.float32)
+    mask[at] = np.repeat(np.log(crowds), counts)
+    return at, mask.reshape(-1, 1, width)
+
+
 def sample(rng, begin, count):
     """Some of so many tokens from a place on, and how many of all each stands for."""
     kept = min(count, max(128, count // 8))
@@ -152,17 +161,13 @@ def pack(contexts, encoder, rng, document_loss=0.1):
             weights.append(np.append(weight[1:], 0).astype(np.float32))
             kinds.append(kind)
     (document_at, n), (question_at, t) = padded(document_rows), padded(question_rows)
-    key_at, w = padded([(at, sum(len(ids) for _, ids in documents)) for at, documents in enumerate(there)])
-    keys = np.zeros(c * w, bool)
-    keys[key_at] = True
-    few = [sample(rng, documents[0][0], sum(len(ids) for _, ids in documents)) for documents in there]
-    few_at, width = padded([(at, len(tokens)) for at, (tokens, _) in enumerate(few)])
-    few_mask = np.full((c, 1, width), -np.inf, np.float32)
-    for at, (tokens, crowd) in enumerate(few):
-        few_mask[at, 0, :len(tokens)] = np.log(crowd)
-    return {'shape': (c, d, n, w, asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
-            'key_at': key_at, 'mask': np.where(keys, 0, -np.inf).astype(np.float32).reshape(c, 1, w),
-            'few': np.concatenate([tokens for tokens, _ in few]), 'few_at': few_at, 'few_mask': few_mask, 'answer_of': np.concatenate(answer_of),
+    counts = [sum(len(ids) for _, ids in documents) for documents in there]
+    few, crowds = zip(*(sample(rng, documents[0][0], count) for documents, count in zip(there, counts)))
+    key_at, mask = as_keys(counts, [1] * c)
+    few_at, few_mask = as_keys([len(tokens) for tokens in few], crowds)
+    return {'shape': (c, d, n, mask.shape[2], asked, t), 'split': split, 'document_at': document_at, 'question_at': question_at,
+            'key_at': key_at, 'mask': mask, 'few': np.concatenate(few), 'few_at': few_at, 'few_mask': few_mask,
+            'answer_of': np.concatenate(answer_of),
             'weights': np.concatenate(weights), 'kinds': kinds, **rows.arrays(), **seeking.arrays()}
 
 

@@ -163,7 +163,7 @@ class Entity:
         self.values = [draw_value(w, a) for a in domain['attributes']]
         self.values[0] = place_
         self.told = set()  # attributes that a document tells
-        self.later = {}  # of those, the ones that its second document tells
+        self.later = set()  # of those, the ones that its second document tells
         self.at = self.at_later = None  # its documents in the context, where they are its own
 
     def tells(self, i):
@@ -310,7 +310,7 @@ def described(kind, where, domain):
     return kind + (' %s %s' % (domain['request_place'], where) if where else '')
 
 
-def some(rng, count, most):
+def runs(rng, count, most):
     """Of so many documents at most that many, in runs, the last among them."""
     kept = {count - 1}
     while len(kept) < min(most, count):
@@ -332,7 +332,7 @@ def think(answer, rng, numbers, documents, domain, asked_for, most):
     if where:
         answer.asked['place'] = (where, REQUEST + described(kind, where, domain))
     said, expected, last = [], 1, None
-    for at in some(rng, len(numbers), most) + [None]:
+    for at in runs(rng, len(numbers), most) + [None]:
         number = numbers[-1] + 1 if at is None else numbers[at]
         gap = max(0, number - expected)
         last = answer.add(' %d' % number, ('latest', last), given=gap > 0, skip=gap * 5 + rng.randint(0, 4 * gap))

@@ -43,7 +43,7 @@ def read_back(folder, tokenizer):
     found = {name: t.float() for name, t in load_file(os.path.join(folder, 'model.safetensors')).items()}
     with open(os.path.join(folder, 'config.json')) as file:
         layers = json.load(file)['num_hidden_layers']
-    hidden, _, heads, kv, dim, mlp = next(size for size in SIZES.values() if size[0] == found['model.norm.weight'].shape[0])
+    hidden, _, heads, kv, dim, mlp = {size[0]: size for size in SIZES.values()}[found['model.norm.weight'].shape[0]]
     bases, spaced, numbers = share_spaces(tokenizer)
     model = Reader((hidden, layers, heads, kv, dim, mlp), bases, spaced, numbers)
     table, rows = found['model.embed_tokens.weight'], torch.as_tensor(bases)

@@ -115,7 +115,7 @@ class Reader(nn.Module):
             q, k, v = layer.project(x, cos, sin)
             self.looked.append((q, k))
             attended, strayed = attend(layer, batch, q, k, v)
-            self.strayed = self.strayed if layer.reads else self.strayed + strayed / (len(self.layers) - 2)
+            self.strayed = self.strayed + strayed / (len(self.layers) - 2)
             x = layer.finish(x, attended)
         return rms(x, self.norm), table
 
@@ -172,7 +172,7 @@ def attend(layer, batch, q, k, v):
     """batch: contexts C, documents D each of n tokens at most, in all w at most, questions Q each of t at most; padded
     places of the packed tokens in document_at, question_at, and, of documents as keys of a context's questions, key_at;
     mask (C, 1, w): -inf where these are filled up. In layers that are not to read documents, a question sees only a few of their
-    tokens, few, each for many. Gives what was attended to, and how much of it questions and answers
+    tokens, few, each for many. Gives what was attended to, and, of these layers, how much of it questions and answers
     found in documents: the mean of -log(1 - share).
     Plain products: here the fused kernel takes longer on a CPU, as its pieces are small."""
     c, d, n, w, asked, t = batch['shape']
@@ -194,8 +194,10 @@ def attend(layer, batch, q, k, v):
     mask = mask.repeat_interleave(kv, 0).to(q.dtype)
     over = products(mask, by_heads(qq, c, kv), kd)
     over, own = torch.cat((over, own), -1).softmax(-1).split((w, t), -1)
-    stayed = by_tokens(own.sum(-1, keepdim=True), c, kv, group).index_select(0, batch['question_at'])
-    strayed = -stayed.clamp_min(1e-6).log().mean()
+    strayed = 0.0
+    if not layer.reads:
+        stayed = by_tokens(own.sum(-1, keepdim=True), c, kv, group).index_select(0, batch['question_at'])
+        strayed = -stayed.clamp_min(1e-6).log().mean()
     own = own.view(c, kv, group, asked, t, t).permute(0, 3, 1, 2, 4, 5).reshape(c * asked * kv, -1, t)
     questions = by_tokens(torch.bmm(over, vd), c, kv, group) + by_tokens(torch.bmm(own, own_values), c * asked, kv, group)
     return torch.cat((documents.index_select(0, batch['document_at']), questions.index_select(0, batch['question_at']))), strayed

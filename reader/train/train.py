@@ -10,6 +10,7 @@ import json
 import math
 import multiprocessing
 import os
+import pickle
 import queue as queues
 import random
 import time
@@ -17,6 +18,7 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 import data
@@ -27,7 +29,7 @@ from muon import Muon
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LADDER = [1, 2, 3, 4, 6, 9, 13, 18, 25, 35, 50, 70, 100, 140, 200, 280]
-LOOKS = 512  # of a batch, that a group of heads of a layer is shown
+SHOWN = 512  # looks of a batch, at most, that a group of heads of a layer is shown
 PRODUCTS = 8e6  # of tokens of a context's questions and of what they see, about, at most
 CROWD = 6  # times the batch's documents is what a look is to be found among
 TASKS = ('look', 'find', 'list')
@@ -101,8 +103,8 @@ def seeking_heads(size):
             'latest': [(half - 1, 2 * group - 1, 2 * group)]}
 
 
-def some(rows):
-    return rows[torch.randperm(len(rows), device=rows.device)[:LOOKS]]
+def shown(rows):
+    return rows[torch.randperm(len(rows), device=rows.device)[:SHOWN]]
 
 
 def scores_of(looked, where, seeking, sought):
@@ -120,7 +122,7 @@ def seek_loss(looked, batch, what, where):
     pairs, split, count = batch['seek ' + what], batch['split'], len(batch['tokens'])
     if not len(pairs):
         return None
-    seeking, wanted = some(pairs).T
+    seeking, wanted = shown(pairs).T
     scores = scores_of(looked, where, seeking, slice(split if what == 'text' else count))
     if what != 'text':
         own = torch.arange(split, count, device=wanted.device)
@@ -141,7 +143,7 @@ def alike_loss(looked, batch, what, where):
     kept = (same.any(-1) & ~same.all(-1)).nonzero()[:, 0]
     if not len(kept):
         return None
-    kept = some(kept)
+    kept = shown(kept)
     logs, same = scores_of(looked, where, alike[kept, 0], asked[:, 0]).log_softmax(-1), same[kept][:, None]
     found = same.expand_as(logs).gather(-1, logs.argmax(-1, keepdim=True)).float().mean().item()
     return -logs.masked_fill(~same, float('-inf')).logsumexp(-1).mean(), found
@@ -151,10 +153,10 @@ def looks_loss(model, batch):
     """All of these, added up; what is found goes to batch['found']."""
     total = 0.0
     for what, heads in seeking_heads(model.size).items():
-        shown = [('found', seek_loss(model.looked, batch, what, where)) for where in heads]
+        lost = [('found', seek_loss(model.looked, batch, what, where)) for where in heads]
         if what in ('kind', 'place'):
-            shown.append(('alike', alike_loss(model.looked, batch, what, heads[0])))
-        for name, loss in shown:
+            lost.append(('alike', alike_loss(model.looked, batch, what, heads[0])))
+        for name, loss in lost:
             if loss:
                 total = total + loss[0]
                 batch['found']['%s %s' % (name, what)] = loss[1]
@@ -189,6 +191,17 @@ def rate(done, a):
     return min(1.0, max(0.02, (1 - done) / a.cool))
 
 
+def weights_of(path, tokenizer, device):
+    """A checkpoint's or an exported folder's, and the rungs that the former came to."""
+    try:
+        if os.path.isdir(path):
+            return read_back(path, tokenizer), (0, 0, 0)
+        saved = torch.load(path, map_location=device, weights_only=False)
+        return saved['model'], saved['state']['rungs']
+    except (OSError, LookupError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise SystemExit('--begin-from %s: neither a checkpoint nor the folder of an exported model of a size known here: %s' % (path, error))
+
+
 def begin_with(model, weights):
     """Weights of a model that may have fewer layers: the rest come after its first and its last, and do nothing yet."""
     count = 1 + max(int(name.split('.')[1]) for name in weights if name.startswith('layers.'))
@@ -198,7 +211,10 @@ def begin_with(model, weights):
         part = name.split('.')
         return '.'.join([part[0], str(int(part[1]) + before)] + part[2:]) if part[0] == 'layers' and part[1] != '0' else name
 
-    missing, unknown = model.load_state_dict({now(name): weight for name, weight in weights.items()}, strict=False)
+    try:
+        missing, unknown = model.load_state_dict({now(name): weight for name, weight in weights.items()}, strict=False)
+    except RuntimeError as error:
+        raise SystemExit('--begin-from does not fit a model of %s: %s' % (model.size, error))
     if unknown or any(not name.startswith('layers.') for name in missing):
         raise SystemExit('%s does not fit: %s' % (model.size, ', '.join(unknown + missing)))
 
@@ -223,7 +239,7 @@ def options():
     p.add_argument('--shares', type=float, nargs=3, default=(0.3, 0.4, 0.3), help='of look-ups, finding and lists')
     p.add_argument('--rungs', type=int, nargs=3, choices=range(len(LADDER)), metavar='RUNG', help='where a new training begins on the ladder')
     p.add_argument('--crowded', type=float, default=0.4, help='share of contexts of which a first line may leave most out')
-    p.add_argument('--many', type=int, default=70, help='documents of these, at most')
+    p.add_argument('--many', type=int, default=70, help='documents of these, at most; 9 or more')
     p.add_argument('--lr', type=float, default=0.02)
     p.add_argument('--lr-rest', type=float, default=8e-3, help='of what is no matrix')
     p.add_argument('--document-loss', type=float, default=0.1)
@@ -234,6 +250,8 @@ def options():
     p.add_argument('--climb', type=float, default=0.75, help='share of right answers that ends a rung')
     p.add_argument('--compile', action='store_true')
     a = p.parse_args()
+    if a.many < LADDER[5]:
+        p.error('--many: at least %d' % LADDER[5])
     if a.device == 'auto':
         a.device = 'cuda' if torch.cuda.is_available() else 'cpu'
     a.size = a.size or ('gpu' if a.device == 'cuda' else 'cpu')
@@ -257,12 +275,9 @@ def main():
     state = {'step': 0, 'seconds': 0.0, 'tokens': 0, 'rungs': list(a.rungs or (0, 0, 0)), 'ema': {}}
     path = os.path.join(a.out, 'checkpoint.pt')
     if a.begin_from and not os.path.exists(path):
-        if os.path.isdir(a.begin_from):
-            begin_with(model, read_back(a.begin_from, tokenizer))
-        else:
-            saved = torch.load(a.begin_from, map_location=a.device, weights_only=False)
-            begin_with(model, saved['model'])
-            state['rungs'] = list(a.rungs or saved['state']['rungs'])
+        weights, rungs = weights_of(a.begin_from, tokenizer, a.device)
+        begin_with(model, weights)
+        state['rungs'] = list(a.rungs or rungs)
     if os.path.exists(path):
         saved = torch.load(path, map_location=a.device, weights_only=False)
         model.load_state_dict(saved['model'])
@@ -278,7 +293,7 @@ def main():
                for i in range(1 if a.device == 'cpu' else 12)]
     for w in workers:
         w.start()
-    run(a, model, muon, adam, state, rungs, queue)
+    run(a, model, muon, adam, state, rungs, queue, workers)
     for w in workers:
         w.terminate()
 
@@ -312,14 +327,23 @@ def note(state, batch, answer, document, right, whole):
         add('%s whole' % kind, sum(these) / len(these))
 
 
-def run(a, model, muon, adam, state, rungs, queue):
+def next_batch(queue, workers):
+    while True:
+        try:
+            return queue.get(timeout=5)
+        except queues.Empty:
+            if not all(w.is_alive() for w in workers):
+                raise SystemExit('a process that makes data has ended (above: why); --out goes on from its last checkpoint')
+
+
+def run(a, model, muon, adam, state, rungs, queue, workers):
     last_save = last_print = time.time()
     printed_tokens = state['tokens']
     log = open(os.path.join(a.out, 'log.jsonl'), 'a')
     autocast = torch.autocast('cuda', torch.bfloat16, enabled=a.device == 'cuda')
     while state['seconds'] < a.minutes * 60:
         begin = time.time()
-        raw = queue.get()
+        raw = next_batch(queue, workers)
         batch = to_device(raw, a.device)
         waited = time.time() - begin
         share = rate(state['seconds'] / (a.minutes * 60), a) * min(1.0, (state['step'] + 1) / 20)
