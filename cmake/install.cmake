@@ -4,7 +4,7 @@ install(TARGETS lodemark EXPORT lodemark
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS lodemark_command lodemarkd RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-# What lodemark ask takes for granted: the small model.
+# What lodemark ask takes for granted: the small model. And the one for lists.
 install(DIRECTORY reader/model reader/model-lists DESTINATION ${CMAKE_INSTALL_DATADIR}/lodemark)
 install(DIRECTORY slurm DESTINATION ${CMAKE_INSTALL_DATADIR}/lodemark USE_SOURCE_PERMISSIONS)
 
